@@ -1,0 +1,1 @@
+"""The command line: parses words, builds ports, calls one step, prints its result."""

@@ -1,0 +1,1 @@
+"""Network architectures, one family a file."""

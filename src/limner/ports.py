@@ -1,0 +1,82 @@
+"""What a step asks of the outside world. Protocols only: the adapters implement them, the steps never see which."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Run(Protocol):
+    """One tracked training run, open for writing. No method ever raises because the tracking server is unwell."""
+
+    id: str
+    """Names the run for ever; empty where nothing is tracked."""
+
+    def params(self, values: Mapping[str, str]) -> None:
+        """Record settings by dotted name. Values already recorded stay; a changed one becomes a tag."""
+
+    def metrics(self, values: Mapping[str, float], *, images_seen: int) -> None:
+        """Record metric values at a point of training. A point at or before the last recorded one is skipped."""
+
+    def picture(self, name: str, pixels_HWC: NDArray[np.uint8], *, images_seen: int) -> None:  # noqa: N803
+        """Record a picture, uint8 [H, W, C] with C of 1, 3 or 4."""
+
+    def file(self, path: Path, folder: str = "") -> None:
+        """Attach a file, or a folder with all it holds."""
+
+    def dataset(self, name: str, *, digest: str, source: str) -> None:
+        """Record which data the run used."""
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Set tags; a later value replaces an earlier one."""
+
+
+class Tracker(Protocol):
+    """Where runs are recorded."""
+
+    def run(self, name: str, *, run_id: str = "") -> AbstractContextManager[Run]:
+        """Open the run `run_id`, or a new one. On leaving: FINISHED, FAILED on an error, KILLED on a signal."""
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """A version in the model registry, with the figures it was judged by."""
+
+    name: str
+    number: str
+    aliases: tuple[str, ...] = ()
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    protocol: Mapping[str, str] = field(default_factory=dict)
+    export_digest: str = ""
+
+
+class ModelRegistry(Protocol):
+    """Where versions of a model live, and which of them is in use."""
+
+    def champion(self, name: str) -> ModelVersion | None:
+        """The version that carries the alias `champion`, or None where there is none yet."""
+
+    def register(self, candidate: ModelVersion, export: Path, *, run_id: str) -> ModelVersion:
+        """Store the exported model as a new version; the same export again returns the version it already is."""
+
+    def promote(self, version: ModelVersion, *, instead_of: ModelVersion | None, reason: str) -> None:
+        """Move the alias `champion`. Raises LimnerError where the champion is no longer `instead_of`."""
+
+
+Progress = Callable[[int, int, Mapping[str, float]], None]
+"""Told how a training run goes: images seen, images in all, the latest losses by name."""
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Everything outside that a step may use."""
+
+    tracker: Tracker
+    registry: ModelRegistry
+    progress: Progress

