@@ -80,3 +80,5 @@ class Ports:
     tracker: Tracker
     registry: ModelRegistry
     progress: Progress
+    cache: Path = Path("runs/cache")
+    """For what can be computed again: feature extractors, reference statistics."""

@@ -1,0 +1,90 @@
+"""Adversarial losses: logits of the discriminator -> a scalar to minimise.
+
+Logits are float tensors [N], larger for "real". With C the discriminator's logit, x real and G(z) fake:
+
+    name             discriminator minimises                            generator minimises
+    bce              E softplus(-C(x)) + E softplus(C(G(z)))            E softplus(-C(G(z)))
+    bce-saturating   the same                                           -E softplus(C(G(z)))
+    lsgan            1/2 E (C(x) - 1)^2 + 1/2 E C(G(z))^2               1/2 E (C(G(z)) - 1)^2
+    hinge            E max(0, 1 - C(x)) + E max(0, 1 + C(G(z)))         -E C(G(z))
+    rpgan            E softplus(C(G(z)) - C(x))                         E softplus(C(x) - C(G(z)))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - PyTorch's own name for it
+
+LossName = Literal["bce", "bce-saturating", "lsgan", "hinge", "rpgan"]
+
+
+def cross_entropy_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """Binary cross-entropy with label 1 for real and 0 for fake, summed over both. arXiv:1406.2661, equation 1."""
+    return F.softplus(-real).mean() + F.softplus(fake).mean()
+
+
+def non_saturating_generator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """Cross-entropy of the fakes against the label "real". arXiv:1406.2661, section 3. `real` is not used."""
+    del real
+    return F.softplus(-fake).mean()
+
+
+def saturating_generator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """log(1 - D(G(z))): the minimax game as written, with little gradient early on. arXiv:1406.2661, equation 1."""
+    del real
+    return -F.softplus(fake).mean()
+
+
+def least_squares_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """Half the squared distance of real logits to 1 and of fake ones to 0. LSGAN, arXiv:1611.04076, equation 9."""
+    return 0.5 * (real - 1).square().mean() + 0.5 * fake.square().mean()
+
+
+def least_squares_generator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """Half the squared distance of fake logits to 1. LSGAN, arXiv:1611.04076, equation 9. `real` is not used."""
+    del real
+    return 0.5 * (fake - 1).square().mean()
+
+
+def hinge_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """Hinge loss with margin 1. Geometric GAN, arXiv:1705.02894; SNGAN, arXiv:1802.05957, equation 16."""
+    return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+
+
+def hinge_generator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """Minus the mean fake logit. SNGAN, arXiv:1802.05957, equation 17. `real` is not used."""
+    del real
+    return -fake.mean()
+
+
+def relativistic_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """Relativistic pairing: each fake against one real. arXiv:1807.00734; as RpGAN in R3GAN, arXiv:2501.05441."""
+    return F.softplus(fake - real).mean()
+
+
+def relativistic_generator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """The discriminator's pairing with the roles exchanged. arXiv:2501.05441."""
+    return F.softplus(real - fake).mean()
+
+
+@dataclass(frozen=True)
+class AdversarialLoss:
+    """Both players' losses; each takes real and fake logits [N]."""
+
+    discriminator: Callable[[Tensor, Tensor], Tensor]
+    generator: Callable[[Tensor, Tensor], Tensor]
+    relativistic: bool = False
+    """Only differences of real and fake logits count: the generator sees both, an offset of all changes nothing."""
+
+
+ADVERSARIAL: dict[LossName, AdversarialLoss] = {
+    "bce": AdversarialLoss(cross_entropy_discriminator_loss, non_saturating_generator_loss),
+    "bce-saturating": AdversarialLoss(cross_entropy_discriminator_loss, saturating_generator_loss),
+    "lsgan": AdversarialLoss(least_squares_discriminator_loss, least_squares_generator_loss),
+    "hinge": AdversarialLoss(hinge_discriminator_loss, hinge_generator_loss),
+    "rpgan": AdversarialLoss(relativistic_discriminator_loss, relativistic_generator_loss, relativistic=True),
+}

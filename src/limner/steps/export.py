@@ -1,0 +1,157 @@
+"""Export a trained model: weights, two portable programs, and a proof that all of them compute the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from limner.errors import LimnerError
+from limner.lineage import read_lineage, write_lineage
+from limner.ports import Ports
+from limner.randomness import generator
+from limner.settings import MethodSettings, ModelSettings
+from limner.steps.output import replaced
+from limner.tasks import Pictures
+from limner.trained import WEIGHTS, TrainedModel, open_trained
+
+PARITY_SIZES = (1, 2, 5)
+"""Batch sizes on which the exported programs are compared with the eager model: the batch is dynamic."""
+
+Program = Callable[[Mapping[str, Tensor]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What `export` made. `parity` is the largest absolute difference to the eager model, by format."""
+
+    output: Path
+    digest: str
+    parity: dict[str, float]
+    run_id: str
+
+
+def export(
+    settings: ModelSettings[MethodSettings], *, name: str, model: Path, evaluation: Path, output: Path, ports: Ports
+) -> Exported:
+    """Export the better of the last and the best product, as the evaluation chose, into `output`.
+
+    Raises LimnerError where a format does not compute what the eager model does.
+    """
+    trained = open_trained(model, device=torch.device("cpu"))
+    which = _chosen(evaluation)
+    product = trained.product(which)
+    lineage = read_lineage(model)
+    with replaced(output) as folder:
+        shutil.copy2(model / which / WEIGHTS, folder / WEIGHTS)
+        examples = _inputs(trained, count=2, seed=0)
+        programs: dict[str, Program] = {}
+        if "pt2" in settings.export.formats:
+            programs["pt2"] = _write_pt2(product, examples, folder / "model.pt2")
+        if "onnx" in settings.export.formats:
+            programs["onnx"] = _write_onnx(product, examples, folder / "model.onnx")
+        parity = {kind: _largest_difference(product, trained, program) for kind, program in programs.items()}
+        _refuse_disparity(parity, tolerance=settings.export.parity_tolerance)
+        digest = _write_config(folder, trained, name=name, examples=examples, parity=parity)
+        record = {"step": "export", "model": name, "weights": which, "export_digest": digest}
+        write_lineage(folder, {**lineage, **record})
+    run_id = str(lineage.get("run_id", ""))
+    with ports.tracker.run(name, run_id=run_id) as tracked:
+        tracked.tags({"limner.export_digest": digest, "limner.weights": which})
+        tracked.tags({f"limner.parity.{kind}": f"{difference:.3g}" for kind, difference in parity.items()})
+    return Exported(output, digest, parity, run_id)
+
+
+def _chosen(evaluation: Path) -> Any:
+    try:
+        return json.loads((evaluation / "metrics.json").read_text(encoding="utf-8"))["chosen"]
+    except (OSError, ValueError, KeyError) as error:
+        raise LimnerError(
+            f"{evaluation} holds no evaluation.", why=str(error), fix="Evaluate first: limner evaluate MODEL"
+        ) from error
+
+
+def _inputs(trained: TrainedModel, *, count: int, seed: int) -> dict[str, Tensor]:
+    """Product inputs for `count` results, as the method draws them."""
+    shape = trained.shape
+    labels = torch.arange(count) % shape.classes if shape.classes else None
+    blank = Pictures(torch.zeros(count, shape.channels, shape.height, shape.width), labels)
+    return trained.method.product_inputs(blank, generator(seed, "export", count))
+
+
+def _write_pt2(product: nn.Module, examples: Mapping[str, Tensor], path: Path) -> Program:
+    program = torch.export.export(product, (), dict(examples), dynamic_shapes=_dynamic(examples))
+    torch.export.save(program, path)
+    loaded = torch.export.load(path).module()
+    return lambda inputs: loaded(**inputs).numpy()  # type: ignore[no-any-return]
+
+
+def _write_onnx(product: nn.Module, examples: Mapping[str, Tensor], path: Path) -> Program:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter warns about its own internals
+        program = torch.onnx.export(
+            product, (), kwargs=dict(examples), dynamic_shapes=_dynamic(examples), dynamo=True, verbose=False
+        )
+    assert program is not None
+    program.save(str(path))
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return lambda inputs: session.run(None, {key: value.numpy() for key, value in inputs.items()})[0]  # type: ignore[no-any-return]
+
+
+def _dynamic(examples: Mapping[str, Tensor]) -> dict[str, dict[int, Any]]:
+    batch = torch.export.Dim("batch", min=1, max=65536)
+    return {name: {0: batch} for name in examples}
+
+
+@torch.no_grad()
+def _largest_difference(product: nn.Module, trained: TrainedModel, program: Program) -> float:
+    differences = []
+    for size in PARITY_SIZES:
+        inputs = _inputs(trained, count=size, seed=1)
+        differences.append(float(np.abs(product(**inputs).numpy() - program(inputs)).max()))
+    return max(differences)
+
+
+def _refuse_disparity(parity: Mapping[str, float], *, tolerance: float) -> None:
+    for kind, difference in parity.items():
+        if not difference <= tolerance:  # a NaN is no parity either
+            raise LimnerError(
+                f"The exported {kind} model differs from the trained one by {difference:.3g}.",
+                why=f"export.parity_tolerance allows {tolerance:.3g} (pictures are in [-1, 1]).",
+                fix=f"Leave {kind} out of export.formats, or report the model's settings to us.",
+            )
+
+
+def _write_config(
+    folder: Path, trained: TrainedModel, *, name: str, examples: Mapping[str, Tensor], parity: Mapping[str, float]
+) -> str:
+    """Write config.json, which describes the model to its users, and return the digest of the export."""
+    files = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
+    shape = trained.shape
+    config = {
+        "schema": 1,
+        "name": name,
+        "task": trained.method.task,
+        "image": {"channels": shape.channels, "height": shape.height, "width": shape.width, "range": [-1, 1]},
+        "classes": list(trained.classes),
+        "inputs": [
+            {"name": key, "shape": list(value.shape[1:]), "dtype": str(value.dtype).removeprefix("torch.")}
+            for key, value in examples.items()
+        ],
+        "parity": dict(parity),
+        "files": files,
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False), encoding="utf-8")
+    # The programs' bytes differ from export to export (archives carry dates); the weights are the model.
+    return files[WEIGHTS]

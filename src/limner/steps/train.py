@@ -1,0 +1,204 @@
+"""Train a model on a packed dataset."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from limner.averaging import Average
+from limner.checkpoint import Checkpoints, flat
+from limner.data import Augmentation, PictureBatches, refuse_other_task, showcase
+from limner.evaluation import QuickJudge
+from limner.journal import Journal, Line, read_journal
+from limner.lineage import write_lineage
+from limner.methods import TrainingMethod, load_method
+from limner.packing import PackedDataset
+from limner.pixels import grid, save_png
+from limner.ports import Ports, Run
+from limner.randomness import derive_seed
+from limner.settings import MethodSettings, ModelSettings
+from limner.steps.output import replaced
+from limner.tasks import PictureShape
+from limner.trained import draw, save_config, save_product
+from limner.training_loop import TrainingRun
+from limner.training_loop import train as run_loop
+
+GRID_COLUMNS, GRID_PICTURES = 10, 80
+NOT_PART_OF_THE_RUN = ("log_kimg", "sample_kimg", "checkpoint_kimg", "keep_checkpoints", "patience")
+"""Settings that do not change the weights: changing them does not begin another run."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What `train` made."""
+
+    output: Path
+    run_id: str
+    images_seen: int
+    dataset_digest: str
+
+
+def train(
+    settings: ModelSettings[MethodSettings], *, name: str, dataset: Path, output: Path, scratch: Path, ports: Ports
+) -> Trained:
+    """Train the model `name` on the packed dataset in `dataset`; put the last and the best product into `output`.
+
+    Checkpoints and the journal lie in `scratch` while it runs. The same call after an interruption goes on from the
+    newest checkpoint, in the same tracked run; other settings or other data begin a run of their own.
+    """
+    packed = PackedDataset(dataset)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    method = _build(settings, packed.shape(), device)
+    refuse_other_task(packed, task=method.task)
+    identity = _identity(settings, packed.digest)
+    place = scratch / hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    place.mkdir(parents=True, exist_ok=True)
+    with ports.tracker.run(name, run_id=_read_run_id(place)) as tracked, _determinism(settings.train.deterministic):
+        (place / "run.json").write_text(json.dumps({"run_id": tracked.id}), encoding="utf-8")
+        _describe(tracked, settings, packed, name=name)
+        run = _assemble(settings, method, packed, place=place, ports=ports, tracked=tracked)
+        with run.journal:
+            state = run_loop(run)
+        with replaced(output) as folder:
+            _collect(folder, settings, packed, run=run, place=place)
+            record = {"step": "train", "model": name, "seed": settings.train.seed, "device": device.type}
+            write_lineage(
+                folder, record | {"dataset": settings.dataset, "dataset_digest": packed.digest, "run_id": tracked.id}
+            )
+        tracked.file(output / "lineage.json")
+        tracked.file(output / "journal.jsonl")
+    shutil.rmtree(place)  # the output holds all that matters; the same call again is a new run
+    return Trained(output, tracked.id, state.images, packed.digest)
+
+
+def _build(settings: ModelSettings[MethodSettings], shape: PictureShape, device: torch.device) -> TrainingMethod:
+    with torch.random.fork_rng():
+        torch.manual_seed(derive_seed(settings.train.seed, "weights"))
+        method = load_method(settings.method.name).build(settings.method, shape)
+    method.networks.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return method
+
+
+def _identity(settings: ModelSettings[MethodSettings], dataset_digest: str) -> dict[str, Any]:
+    document = settings.model_dump(mode="json")
+    train_settings = {k: v for k, v in document["train"].items() if k not in NOT_PART_OF_THE_RUN}
+    rows = flat({"method": document["method"], "train": train_settings})
+    if settings.train.judge_kimg:  # only then does the evaluation have a say in what is kept as best
+        rows |= flat({"evaluate": document["evaluate"]})
+    return rows | {"dataset_digest": dataset_digest}
+
+
+def _read_run_id(place: Path) -> str:
+    try:
+        return str(json.loads((place / "run.json").read_text(encoding="utf-8"))["run_id"])
+    except (OSError, ValueError, KeyError):
+        return ""
+
+
+def _describe(tracked: Run, settings: ModelSettings[MethodSettings], packed: PackedDataset, *, name: str) -> None:
+    tracked.params({key: str(value) for key, value in flat(settings.model_dump(mode="json")).items()})
+    tracked.dataset(settings.dataset, digest=packed.digest, source=str(packed.manifest.settings["source"]["kind"]))
+    tracked.tags({"limner.model": name, "limner.dataset_digest": packed.digest})
+
+
+def _assemble(
+    settings: ModelSettings[MethodSettings],
+    method: TrainingMethod,
+    packed: PackedDataset,
+    *,
+    place: Path,
+    ports: Ports,
+    tracked: Run,
+) -> TrainingRun:
+    train_settings = settings.train
+    device = next(method.networks.parameters()).device
+    split = packed.split("train")
+    examples = showcase(split, count=GRID_PICTURES, device=device)
+
+    def tell(line: Line) -> None:
+        if "metrics" in line:
+            tracked.metrics(line["metrics"], images_seen=line["images"])
+
+    def draw_samples(product: nn.Module, images_seen: int) -> None:
+        sheet = grid(draw(method, product, [examples], seed=train_settings.seed), columns=GRID_COLUMNS)
+        save_png(sheet, place / "samples" / f"{images_seen:09d}.png")
+        tracked.picture("samples", sheet, images_seen=images_seen)
+
+    half_life = train_settings.ema_half_life_kimg * 1000
+    return TrainingRun(
+        method=method,
+        batches=PictureBatches(
+            split,
+            batch=train_settings.batch,
+            seed=train_settings.seed,
+            device=device,
+            augmentation=Augmentation(train_settings.augment_pixels, train_settings.mirror),
+        ),
+        settings=train_settings,
+        device=device,
+        average=Average(method.product(), half_life_images=half_life, ramp=train_settings.ema_ramp),
+        checkpoints=Checkpoints(
+            place / "checkpoints",
+            identity=_identity(settings, packed.digest),
+            keep=train_settings.keep_checkpoints,
+        ),
+        journal=Journal(place / "journal.jsonl", listener=tell),
+        progress=ports.progress,
+        draw_samples=draw_samples,
+        judge=_judge(settings, method, packed, ports=ports),
+        keep_best=lambda product: save_product(place / "best", product),
+    )
+
+
+def _judge(
+    settings: ModelSettings[MethodSettings], method: TrainingMethod, packed: PackedDataset, *, ports: Ports
+) -> Callable[[nn.Module], Mapping[str, float]]:
+    if not settings.train.judge_kimg:
+        return lambda product: {}
+    raise NotImplementedError
+
+
+def _collect(
+    folder: Path, settings: ModelSettings[MethodSettings], packed: PackedDataset, *, run: TrainingRun, place: Path
+) -> None:
+    save_config(folder, settings.method, packed.shape(), packed.classes())
+    save_product(folder / "last", run.average.network)
+    if (place / "best").exists():
+        shutil.copytree(place / "best", folder / "best")
+    else:  # nobody judged: the last is the best that is known
+        save_product(folder / "best", run.average.network)
+    shutil.copytree(place / "samples", folder / "samples")
+    shutil.copy2(place / "journal.jsonl", folder / "journal.jsonl")
+    shutil.copy2(place / "run.json", folder / "run.json")
+    _write_curves(folder / "curves.csv", read_journal(place / "journal.jsonl"))
+
+
+def _write_curves(path: Path, lines: list[Line]) -> None:
+    """The journal's figures as a table for DVC's plots: a row a moment, a column a figure."""
+    rows = [{"images": line["images"], **line["metrics"]} for line in lines if "loss/generator" in line.get("metrics", {})]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [c.replace("/", "_") for c in columns])
+        writer.writeheader()
+        writer.writerows({key.replace("/", "_"): value for key, value in row.items()} for row in rows)
+
+
+@contextmanager
+def _determinism(wanted: bool) -> Iterator[None]:  # noqa: FBT001 - it is the setting itself
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(wanted or before)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
