@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,6 +91,17 @@ class PictureBatches:
 
     def _load_all(self) -> Tensor:
         return _to_device(self._split.pixels(np.arange(self._split.count)), self._device)
+
+
+def judged_batches(
+    dataset: PackedDataset, *, count: int, seed: int, device: torch.device, batch: int = 100
+) -> Iterator[Pictures]:
+    """Batches for judging a product on `count` results: real pictures, and labels as frequent as in training."""
+    batches = PictureBatches(dataset.split("train"), batch=batch, seed=seed, device=device)
+    for start in range(0, count, batch):
+        pictures, rest = batches.at(start // batch), count - start
+        labels = None if pictures.labels is None else pictures.labels[:rest]
+        yield Pictures(pictures.images[:rest], labels)
 
 
 def showcase(split: Split, *, count: int, device: torch.device) -> Pictures:

@@ -48,7 +48,7 @@ class Catalog:
         return validate(DatasetSettings, self._entry("datasets", name), origin=self._origin, at=("datasets", name))
 
     def model(self, name: str) -> ModelSettings[MethodSettings]:
-        """The settings of one model, its method's own included. Raises LimnerError where the entry is missing or wrong."""
+        """The settings of one model with its method's own. Raises LimnerError where the entry is missing or wrong."""
         entry = self._entry("models", name)
         method = _mapping(entry.get("method"), self._origin, f"models.{name}.method")
         if not isinstance(method.get("name"), str):
@@ -124,7 +124,7 @@ def validate(schema: type[S], raw: Json, *, origin: str, at: tuple[str, ...]) ->
     except ValidationError as error:
         problems = error.errors(include_url=False)
         first = problems[0]
-        # A discriminated union puts its tag into the location ("source", "mnist5k", "kind"): no such key is in the file.
+        # A union puts its tag into the location ("source", "mnist5k", "path"), a key that is not in the file.
         where = ".".join((*at, *_keys_in_file(raw, first["loc"])))
         value = "" if isinstance(first["input"], Mapping) or first["type"] == "missing" else f" = {first['input']!r}"
         more = f" ({len(problems) - 1} more mistakes in this entry.)" if len(problems) > 1 else ""

@@ -82,3 +82,5 @@ class Ports:
     progress: Progress
     cache: Path = Path("runs/cache")
     """For what can be computed again: feature extractors, reference statistics."""
+    extractor_weights: tuple[Path, ...] = ()
+    """Where weights of feature extractors may lie that the settings do not name."""

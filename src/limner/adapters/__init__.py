@@ -1,1 +1,72 @@
-"""The only files that import mlflow or boto3."""
+"""The only files that import mlflow or boto3: what the steps' ports are plugged into."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from limner.errors import LimnerError
+from limner.ports import Ports, Progress
+
+if TYPE_CHECKING:
+    from limner.adapters.mlflow_server import MlflowServer
+
+
+def silent(images_seen: int, total_images: int, losses: Mapping[str, float]) -> None:
+    """Tell nobody how training goes."""
+
+
+def connect(*, track: bool = True, tracking_uri: str = "", progress: Progress = silent) -> Ports:
+    """The ports of a process: MLflow, or nothing at all where `track` is off.
+
+    The server is `tracking_uri`, else MLFLOW_TRACKING_URI, else the file mlflow.db in DVC_ROOT or the current folder.
+    MLFLOW_RUN_ID, MLFLOW_EXPERIMENT_NAME and MLFLOW_EXPERIMENT_ID say what a scheduler has prepared.
+    """
+    if not track:
+        from limner.adapters.untracked import UntrackedRegistry, UntrackedTracker
+
+        return Ports(UntrackedTracker(), UntrackedRegistry(), progress)
+    server = find_server(tracking_uri)
+    from limner.adapters.mlflow_registry import MlflowRegistry
+    from limner.adapters.mlflow_tracker import MlflowTracker
+
+    return Ports(MlflowTracker(server, os.environ.get("MLFLOW_RUN_ID", "")), MlflowRegistry(server), progress)
+
+
+def replay(journal: Path, *, name: str, run_id: str, finished: bool, tracking_uri: str = "") -> tuple[str, int]:
+    """Send what the MLflow run lacks of a journal; returns the run's id and how many points were sent.
+
+    Where MLflow does not know the run, a new one called `name` gets all of it. `finished` says whether the run that the
+    journal tells of has come to its end. Raises LimnerError where MLflow does not take them.
+    """
+    server = find_server(tracking_uri)
+    from limner.adapters.mlflow_tracker import replay as send
+
+    return send(server, journal, name=name, run_id=run_id, finished=finished)
+
+
+def find_server(tracking_uri: str = "") -> MlflowServer:
+    """The MLflow server that `connect` describes."""
+    # Read on its import. By default mlflow reports usage, draws a bar for every upload, and tells of its tables.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    try:
+        from limner.adapters.mlflow_server import SQLITE, MlflowServer
+    except ModuleNotFoundError as error:
+        if error.name != "mlflow":
+            raise
+        raise LimnerError(
+            "MLflow is not installed.",
+            why="Runs and model versions are recorded there.",
+            fix="pip install 'limner[pipeline]', or go without: --no-track",
+        ) from error
+    # In a queued experiment of DVC the current folder is a temporary one, which is deleted with all that lies in it.
+    root = Path(os.environ.get("DVC_ROOT") or Path.cwd()).absolute()
+    return MlflowServer(
+        uri=tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{root / 'mlflow.db'}",
+        experiment=os.environ.get("MLFLOW_EXPERIMENT_NAME") or "limner",
+        experiment_id="" if os.environ.get("MLFLOW_EXPERIMENT_NAME") else os.environ.get("MLFLOW_EXPERIMENT_ID", ""),
+    )

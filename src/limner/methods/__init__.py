@@ -55,6 +55,7 @@ class TrainingMethod(Protocol):
 class LoadedMethod:
     """The two classes of a method's file."""
 
+    task: TaskName
     params: type[MethodSettings]
     build: Callable[[MethodSettings, PictureShape], TrainingMethod]
 
@@ -65,7 +66,7 @@ def load_method(name: str) -> LoadedMethod:
     if name not in known:
         raise LimnerError(f"There is no training method {name!r}.", fix=suggest(name, known))
     module = importlib.import_module(f"{__name__}.{name}")
-    return LoadedMethod(cast("type[MethodSettings]", module.Params), module.Method)
+    return LoadedMethod(module.Method.task, cast("type[MethodSettings]", module.Params), module.Method)
 
 
 def method_settings(name: str) -> type[MethodSettings]:

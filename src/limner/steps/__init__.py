@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from limner.errors import LimnerError
 from limner.methods import method_settings
 from limner.params import Catalog, apply_overrides, read_yaml
 
@@ -13,3 +15,15 @@ def open_catalog(path: Path = Path("params.yaml"), overrides: Iterable[str] = ()
     """The catalog in `path` (YAML or JSON), with `a.b.c=value` overrides made."""
     raw = apply_overrides(read_yaml(path), overrides, origin=str(path))
     return Catalog(raw, origin=str(path), method_settings=method_settings)
+
+
+def catalog_from_json(text: str) -> Catalog:
+    """The catalog that `Catalog.to_json` wrote: how settings travel to a cluster. Raises LimnerError for other text."""
+    origin = "the settings"
+    try:
+        raw = json.loads(text)
+    except ValueError as error:
+        raise LimnerError(
+            f"{origin} are not JSON.", why=str(error), fix="Print good ones: limner config show MODEL --json"
+        ) from error
+    return Catalog(raw, origin=origin, method_settings=method_settings)

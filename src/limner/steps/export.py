@@ -94,7 +94,7 @@ def _write_pt2(product: nn.Module, examples: Mapping[str, Tensor], path: Path) -
     program = torch.export.export(product, (), dict(examples), dynamic_shapes=_dynamic(examples))
     torch.export.save(program, path)
     loaded = torch.export.load(path).module()
-    return lambda inputs: loaded(**inputs).numpy()  # type: ignore[no-any-return]
+    return lambda inputs: loaded(**inputs).numpy()
 
 
 def _write_onnx(product: nn.Module, examples: Mapping[str, Tensor], path: Path) -> Program:
@@ -106,7 +106,7 @@ def _write_onnx(product: nn.Module, examples: Mapping[str, Tensor], path: Path) 
     assert program is not None
     program.save(str(path))
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return lambda inputs: session.run(None, {key: value.numpy() for key, value in inputs.items()})[0]  # type: ignore[no-any-return]
+    return lambda inputs: session.run(None, {key: value.numpy() for key, value in inputs.items()})[0]
 
 
 def _dynamic(examples: Mapping[str, Tensor]) -> dict[str, dict[int, Any]]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +17,16 @@ from torch import nn
 
 from limner.averaging import Average
 from limner.checkpoint import Checkpoints, flat
-from limner.data import Augmentation, PictureBatches, refuse_other_task, showcase
+from limner.data import Augmentation, PictureBatches, judged_batches, refuse_other_task, showcase
 from limner.evaluation import QuickJudge
 from limner.journal import Journal, Line, read_journal
 from limner.lineage import write_lineage
 from limner.methods import TrainingMethod, load_method
 from limner.packing import PackedDataset
-from limner.pixels import grid, save_png
+from limner.pixels import encode_png, grid
 from limner.ports import Ports, Run
 from limner.randomness import derive_seed
+from limner.reference import open_extractor, open_reference
 from limner.settings import MethodSettings, ModelSettings
 from limner.steps.output import replaced
 from limner.tasks import PictureShape
@@ -59,8 +59,8 @@ def train(
     """
     packed = PackedDataset(dataset)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    refuse_other_task(packed, task=load_method(settings.method.name).task)
     method = _build(settings, packed.shape(), device)
-    refuse_other_task(packed, task=method.task)
     identity = _identity(settings, packed.digest)
     place = scratch / hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     place.mkdir(parents=True, exist_ok=True)
@@ -73,9 +73,8 @@ def train(
         with replaced(output) as folder:
             _collect(folder, settings, packed, run=run, place=place)
             record = {"step": "train", "model": name, "seed": settings.train.seed, "device": device.type}
-            write_lineage(
-                folder, record | {"dataset": settings.dataset, "dataset_digest": packed.digest, "run_id": tracked.id}
-            )
+            record |= {"dataset": settings.dataset, "dataset_digest": packed.digest}
+            write_lineage(folder, record | {"run_id": tracked.id, "images_seen": state.images})
         tracked.file(output / "lineage.json")
         tracked.file(output / "journal.jsonl")
     shutil.rmtree(place)  # the output holds all that matters; the same call again is a new run
@@ -124,6 +123,7 @@ def _assemble(
     train_settings = settings.train
     device = next(method.networks.parameters()).device
     split = packed.split("train")
+    (place / "samples").mkdir(exist_ok=True)
     examples = showcase(split, count=GRID_PICTURES, device=device)
 
     def tell(line: Line) -> None:
@@ -132,7 +132,7 @@ def _assemble(
 
     def draw_samples(product: nn.Module, images_seen: int) -> None:
         sheet = grid(draw(method, product, [examples], seed=train_settings.seed), columns=GRID_COLUMNS)
-        save_png(sheet, place / "samples" / f"{images_seen:09d}.png")
+        (place / "samples" / f"{images_seen:09d}.png").write_bytes(encode_png(sheet))
         tracked.picture("samples", sheet, images_seen=images_seen)
 
     half_life = train_settings.ema_half_life_kimg * 1000
@@ -166,7 +166,15 @@ def _judge(
 ) -> Callable[[nn.Module], Mapping[str, float]]:
     if not settings.train.judge_kimg:
         return lambda product: {}
-    raise NotImplementedError
+    device = next(method.networks.parameters()).device
+    extractor = open_extractor(
+        settings.evaluate, packed, cache=ports.cache, device=device, weights_elsewhere=ports.extractor_weights
+    )
+    quick = QuickJudge(open_reference(packed, extractor, cache=ports.cache), extractor, sure=settings.evaluate.sure)
+    batches = list(
+        judged_batches(packed, count=settings.evaluate.judge_samples, seed=settings.evaluate.seed, device=device)
+    )
+    return lambda product: quick(draw(method, product, batches, seed=settings.evaluate.seed))
 
 
 def _collect(
@@ -186,7 +194,9 @@ def _collect(
 
 def _write_curves(path: Path, lines: list[Line]) -> None:
     """The journal's figures as a table for DVC's plots: a row a moment, a column a figure."""
-    rows = [{"images": line["images"], **line["metrics"]} for line in lines if "loss/generator" in line.get("metrics", {})]
+    rows = [
+        {"images": line["images"], **line["metrics"]} for line in lines if "loss/generator" in line.get("metrics", {})
+    ]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [c.replace("/", "_") for c in columns])

@@ -1,0 +1,222 @@
+"""The model registry of MLflow: versions, what they were judged by, and which of them is the champion."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric
+from mlflow.entities import Run as StoredRun
+from mlflow.entities.model_registry import ModelVersion as StoredVersion
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
+from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+
+import limner
+from limner.adapters.mlflow_server import MlflowServer, find_run, first_line, http_patience, is_temporary
+from limner.errors import LimnerError
+from limner.lineage import read_lineage
+from limner.ports import ModelVersion
+from limner.promotion import ALIAS
+
+DIGEST, METRICS, PROTOCOL = "limner.export_digest", "limner.metrics", "limner.protocol"
+MODEL_FILE = Path(__file__).with_name("mlflow_model.py")
+SIGNATURE = ModelSignature(
+    outputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, -1))]),
+    params=ParamSchema(
+        [
+            ParamSpec("count", DataType.long, 1),
+            ParamSpec("seed", DataType.long, 0),
+            ParamSpec("label", DataType.long, -1),
+        ]
+    ),
+)
+NEEDED_TO_SERVE = ("mlflow", "numpy", "pillow", "torch")
+"""What that file and `limner.inference` import; pinned to what is installed here."""
+
+
+@dataclass(frozen=True)
+class MlflowRegistry:
+    """Versions on an MLflow server. Unlike a run's records, a version that cannot be stored is an error."""
+
+    server: MlflowServer
+
+    def champion(self, name: str) -> ModelVersion | None:
+        """The version that carries the alias `champion`, or None where there is none yet."""
+        with self._speaking():
+            try:
+                return _version(self.server.client.get_model_version_by_alias(name, ALIAS))
+            except MlflowException as error:
+                if _says_missing(error):
+                    return None
+                raise
+
+    def register(self, candidate: ModelVersion, export: Path, *, run_id: str) -> ModelVersion:
+        """Store the exported model as a new version of `candidate.name`, under the training run.
+
+        The same export again returns the version it already is, with the candidate's figures.
+        """
+        judged_by = {METRICS: json.dumps(dict(candidate.metrics)), PROTOCOL: json.dumps(dict(candidate.protocol))}
+        with self._speaking():
+            stored = self._find(candidate)
+            if stored is None:
+                tags = {**_lineage_tags(export), DIGEST: candidate.export_digest, **judged_by}
+                stored = self._store(candidate, export, run_id=run_id, tags=tags)
+            else:
+                for key, value in judged_by.items():
+                    if stored.tags.get(key) != value:
+                        self.server.client.set_model_version_tag(stored.name, stored.version, key, value)
+            return replace(candidate, number=str(stored.version), aliases=tuple(stored.aliases))
+
+    def promote(self, version: ModelVersion, *, instead_of: ModelVersion | None, reason: str) -> None:
+        """Move the alias `champion`. Raises LimnerError where the champion is no longer `instead_of`.
+
+        MLflow cannot compare and move in one go: two promotions within the same milliseconds may both succeed.
+        """
+        expected = instead_of.number if instead_of else ""
+        with self._speaking():
+            now = self.champion(version.name)
+            found = now.number if now else ""
+            if found == version.number:
+                return
+            if found != expected:
+                raise LimnerError(
+                    f"The champion of {version.name} is {_named(found)}, no longer {_named(expected)}.",
+                    why="Somebody else has promoted or rolled back meanwhile.",
+                    fix="Promote again; the model is then compared with the present champion.",
+                )
+            client = self.server.client
+            client.set_registered_model_alias(version.name, ALIAS, version.number)
+            tags = {"previous_version": found, "reason": reason, "at": datetime.now(UTC).isoformat(timespec="seconds")}
+            for key, value in tags.items():
+                client.set_model_version_tag(version.name, version.number, f"promotion.{key}", value)
+
+    @contextmanager
+    def _speaking(self) -> Iterator[None]:
+        """Turns MLflow's errors into ours, and waits as long as an upload may take."""
+        with http_patience(retries=3, timeout_seconds=300):
+            try:
+                yield
+            except MlflowException as error:
+                what = "does not answer" if is_temporary(error) else "refused"
+                raise LimnerError(
+                    f"The model registry at {self.server} {what}.",
+                    why=first_line(error),
+                    fix="Look at the server and at MLFLOW_TRACKING_URI; --no-track does without a registry.",
+                ) from error
+
+    def _find(self, candidate: ModelVersion) -> StoredVersion | None:
+        """The version that holds the same export already. Read again, because a search leaves the aliases out."""
+        if not candidate.export_digest:
+            return None
+        query = f"name = '{candidate.name}' and tags.`{DIGEST}` = '{candidate.export_digest}'"
+        found = self.server.client.search_model_versions(query, max_results=1)
+        return self.server.client.get_model_version(candidate.name, found[0].version) if found else None
+
+    def _store(self, candidate: ModelVersion, export: Path, *, run_id: str, tags: Mapping[str, str]) -> StoredVersion:
+        client, run = self.server.client, find_run(self.server.client, run_id)
+        model = client.create_logged_model(
+            run.info.experiment_id if run else self.server.find_experiment(),
+            name=candidate.name,
+            source_run_id=run.info.run_id if run else None,
+            params=dict(run.data.params) if run else None,
+            tags=dict(tags),
+            model_type="generator",
+        )
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                note = Model(artifact_path=model.artifact_location, model_uuid=model.model_id, model_id=model.model_id)
+                _save(Path(folder) / "model", export, note)
+                client.log_model_artifacts(model.model_id, str(Path(folder) / "model"))
+        except BaseException:
+            client.finalize_logged_model(model.model_id, LoggedModelStatus.FAILED)
+            raise
+        client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+        if run:
+            client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, step=0)])
+            client.log_batch(run.info.run_id, metrics=self._figures(candidate, run, model.model_id))
+        self._name_model(candidate.name)
+        return client.create_model_version(
+            candidate.name,
+            f"models:/{model.model_id}",
+            run_id=run.info.run_id if run else None,
+            tags=dict(tags),
+            model_id=model.model_id,
+        )
+
+    def _figures(self, candidate: ModelVersion, run: StoredRun, model_id: str) -> list[Metric]:
+        """The candidate's metrics as the model's. What the run has recorded already keeps its step and its time.
+
+        Otherwise MLflow, which files a model's metrics under its run too, would draw them a second time.
+        """
+        now, figures = round(time.time() * 1000), []
+        for name, value in candidate.metrics.items():
+            recorded = [m for m in self.server.client.get_metric_history(run.info.run_id, name) if m.value == value]
+            when, step = (recorded[-1].timestamp, recorded[-1].step) if recorded else (now, 0)
+            figures.append(Metric(name, value, when, step, model_id=model_id, run_id=run.info.run_id))
+        return figures
+
+    def _name_model(self, name: str) -> None:
+        try:
+            self.server.client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+
+
+def _save(folder: Path, export: Path, note: Model) -> None:
+    """Write an MLflow model: this package's code, the export, and what has to be installed to run them."""
+    with warnings.catch_warnings():
+        # It misses an example of the input, and there is none: a generator is asked by parameters.
+        warnings.filterwarnings("ignore", message=".*input example was not provided", category=UserWarning)
+        # On import it warns of the type hints of its own classes.
+        warnings.filterwarnings("ignore", message=".*Any type hint is inferred as AnyType", category=UserWarning)
+        import mlflow.pyfunc
+
+        mlflow.pyfunc.save_model(
+            str(folder),
+            mlflow_model=note,
+            python_model=str(MODEL_FILE),
+            artifacts={"export": str(export)},
+            signature=SIGNATURE,
+            code_paths=[str(Path(limner.__file__).parent)],
+            # Without the local part: "2.11.0+cpu" is on no index.
+            pip_requirements=[f"{name}=={metadata.version(name).partition('+')[0]}" for name in NEEDED_TO_SERVE],
+        )
+
+
+def _lineage_tags(export: Path) -> dict[str, str]:
+    return {f"limner.{key}": value for key, value in read_lineage(export).items() if value}
+
+
+def _version(stored: StoredVersion) -> ModelVersion:
+    """A stored version as the steps see it. One that was registered by hand has no figures."""
+    tags = stored.tags
+    return ModelVersion(
+        name=stored.name,
+        number=str(stored.version),
+        aliases=tuple(stored.aliases),
+        metrics={key: float(value) for key, value in json.loads(tags.get(METRICS, "{}")).items()},
+        protocol={key: str(value) for key, value in json.loads(tags.get(PROTOCOL, "{}")).items()},
+        export_digest=tags.get(DIGEST, ""),
+    )
+
+
+def _says_missing(error: MlflowException) -> bool:
+    """Whether there is no such model or alias. MLflow has no code of its own for a missing alias."""
+    return error.error_code == "RESOURCE_DOES_NOT_EXIST" or (
+        error.error_code == "INVALID_PARAMETER_VALUE" and "not found" in str(error)
+    )
+
+
+def _named(number: str) -> str:
+    return f"version {number}" if number else "no version"

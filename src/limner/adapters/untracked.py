@@ -1,0 +1,65 @@
+"""Tracking and registry that record nothing: for `--no-track`, and where MLflow does not answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limner.ports import ModelVersion, Run
+
+
+@dataclass
+class UntrackedRun:
+    """A run that records nothing."""
+
+    id: str = ""
+
+    def params(self, values: Mapping[str, str]) -> None:
+        """Record nothing."""
+
+    def metrics(self, values: Mapping[str, float], *, images_seen: int) -> None:
+        """Record nothing."""
+
+    def picture(self, name: str, pixels_HWC: NDArray[np.uint8], *, images_seen: int) -> None:  # noqa: N803
+        """Record nothing."""
+
+    def file(self, path: Path, folder: str = "") -> None:
+        """Record nothing."""
+
+    def dataset(self, name: str, *, digest: str, source: str) -> None:
+        """Record nothing."""
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Record nothing."""
+
+
+class UntrackedTracker:
+    """Gives out runs that record nothing."""
+
+    @contextmanager
+    def run(self, name: str, *, run_id: str = "") -> Iterator[Run]:
+        """A run that keeps the id it already had, if any."""
+        del name
+        yield UntrackedRun(run_id)
+
+
+class UntrackedRegistry:
+    """A registry without versions."""
+
+    def champion(self, name: str) -> ModelVersion | None:
+        """None: there is no version."""
+        del name
+        return None
+
+    def register(self, candidate: ModelVersion, export: Path, *, run_id: str) -> ModelVersion:
+        """The candidate as it is, without a version number."""
+        del export, run_id
+        return candidate
+
+    def promote(self, version: ModelVersion, *, instead_of: ModelVersion | None, reason: str) -> None:
+        """Move nothing."""

@@ -1,0 +1,70 @@
+"""How a training run goes, on standard error: a bar on a terminal, now and then a line elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from limner.ports import Progress  # imports numpy: too slow for `limner --help`
+
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+@contextmanager
+def training_progress(
+    model: str, *, stream: TextIO = sys.stderr, clock: Callable[[], float] = time.monotonic
+) -> Iterator[Progress]:
+    """What to give to a step as its `progress`; on leaving the bar ends."""
+    if not stream.isatty():
+        yield _Lines(model, stream, clock)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    with Bar(
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"), console=Console(file=stream)
+    ) as bar:
+        task = bar.add_task(model, total=None, text="first step")
+
+        def report(images: int, total: int, losses: Mapping[str, float]) -> None:
+            bar.update(task, completed=images, total=total, text=describe(images, total, losses))
+
+        yield report
+
+
+def describe(images: int, total: int, losses: Mapping[str, float]) -> str:
+    """Kimg done and to do, images a second, time left, and the losses."""
+    rate = losses.get("images_per_second", 0.0)
+    left = f"{_duration((total - images) / rate)} left" if rate > 0 else ""
+    terms = (f"{name.removeprefix('loss/')} {value:.3f}" for name, value in losses.items() if name.startswith("loss/"))
+    parts = (f"{images / 1000:.1f} of {total / 1000:g} kimg", f"{rate:.0f} images/s", left, *terms)
+    return "  ".join(part for part in parts if part)
+
+
+class _Lines:
+    """At most a line every ten seconds, and one at the end."""
+
+    def __init__(self, model: str, stream: TextIO, clock: Callable[[], float]) -> None:
+        self._model, self._stream, self._clock = model, stream, clock
+        self._last = -SECONDS_BETWEEN_LINES
+
+    def __call__(self, images: int, total: int, losses: Mapping[str, float]) -> None:
+        now = self._clock()
+        if images < total and now - self._last < SECONDS_BETWEEN_LINES:
+            return
+        self._last = now
+        print(f"{self._model}  {describe(images, total, losses)}", file=self._stream, flush=True)
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"

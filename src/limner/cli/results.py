@@ -1,0 +1,63 @@
+"""Results on standard output: a table for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+
+def show(result: Any, *, as_json: bool) -> None:
+    """Print a step's result, a dataclass."""
+    rows = {name.replace("_", " "): value for name, value in asdict(result).items()}
+    if as_json:
+        print_json(asdict(result))
+    else:
+        _print_rows(rows)
+
+
+def print_json(document: Any) -> None:
+    """Print a document; a path becomes its text."""
+    print(json.dumps(document, indent=2, ensure_ascii=False, default=_text))
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table with a heading."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, box=box.SIMPLE_HEAD)
+    for row in rows:
+        table.add_row(*row)
+    Console(soft_wrap=False).print(table)
+
+
+def _print_rows(rows: Mapping[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid("", "", padding=(0, 2))
+    for name, value in rows.items():
+        table.add_row(Text(name, style="bold"), Text(figures(value)))
+    Console().print(table)
+
+
+def figures(value: Any) -> str:
+    """A value as text: figures with four digits, lists and maps on one line each item."""
+    if isinstance(value, Mapping):
+        return "\n".join(f"{name} {figures(item)}" for name, item in value.items()) or "-"
+    if isinstance(value, list | tuple):
+        return "\n".join(figures(item) for item in value) or "-"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value) or "-"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{value!r} has no form in JSON")

@@ -1,0 +1,200 @@
+"""prepare, train, evaluate, export, promote: one command a step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from limner.cli import places
+from limner.cli.options import (
+    PARAMS,
+    AsJson,
+    DatasetFolder,
+    DatasetName,
+    EvaluationFolder,
+    ExportFolder,
+    ModelFolder,
+    ModelName,
+    Output,
+    Overrides,
+    ParamsFile,
+    Track,
+)
+from limner.cli.progress import training_progress
+from limner.cli.results import show
+
+app = typer.Typer()
+
+
+@app.command()
+def prepare(
+    dataset: DatasetName,
+    *,
+    output: Output = None,
+    params: ParamsFile = PARAMS,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Turn a source of pictures into a packed dataset.
+
+    Pictures that cannot be used are set aside, and listed with the reason in the dataset's manifest.
+
+    \b
+    Example:
+      limner prepare digits
+      limner prepare digits --set datasets.digits.image.size=64 --output /data/digits-64
+    """
+    from limner.steps import open_catalog
+    from limner.steps.prepare import prepare as step
+
+    settings = open_catalog(params, overrides or ()).dataset(dataset)
+    show(step(settings, name=dataset, output=output or places.dataset(dataset)), as_json=as_json)
+
+
+@app.command()
+def train(
+    model: ModelName,
+    *,
+    dataset: DatasetFolder = None,
+    output: Output = None,
+    scratch: Annotated[
+        Path | None, typer.Option("--scratch", metavar="DIR", help="Checkpoints and journal.  [default: runs/MODEL]")
+    ] = None,
+    params: ParamsFile = PARAMS,
+    overrides: Overrides = None,
+    track: Track = True,
+    as_json: AsJson = False,
+) -> None:
+    """Train a model. After an interruption the same command goes on where it stopped.
+
+    \b
+    Example:
+      limner train digits-gan
+      limner train digits-gan --set models.digits-gan.train.kimg=50 --set models.digits-gan.train.seed=1
+    """
+    from limner.adapters import connect
+    from limner.steps import open_catalog
+    from limner.steps.train import train as step
+
+    settings = open_catalog(params, overrides or ()).model(model)
+    with training_progress(model) as progress:
+        result = step(
+            settings,
+            name=model,
+            dataset=dataset or places.dataset(settings.dataset),
+            output=output or places.model(model),
+            scratch=scratch or places.scratch(model),
+            ports=connect(track=track, progress=progress),
+        )
+    show(result, as_json=as_json)
+
+
+@app.command()
+def evaluate(
+    name: ModelName,
+    *,
+    dataset: DatasetFolder = None,
+    model: ModelFolder = None,
+    output: Output = None,
+    params: ParamsFile = PARAMS,
+    overrides: Overrides = None,
+    track: Track = True,
+    as_json: AsJson = False,
+) -> None:
+    """Judge a trained model, and write its report.
+
+    \b
+    Example:
+      limner evaluate digits-gan
+      limner evaluate digits-gan --set models.digits-gan.evaluate.samples=5000 --json
+    """
+    from limner.adapters import connect
+    from limner.steps import open_catalog
+    from limner.steps.evaluate import evaluate as step
+
+    settings = open_catalog(params, overrides or ()).model(name)
+    result = step(
+        settings,
+        name=name,
+        dataset=dataset or places.dataset(settings.dataset),
+        model=model or places.model(name),
+        output=output or places.evaluation(name),
+        ports=connect(track=track),
+    )
+    show(result, as_json=as_json)
+
+
+@app.command()
+def export(
+    name: ModelName,
+    *,
+    model: ModelFolder = None,
+    evaluation: EvaluationFolder = None,
+    output: Output = None,
+    params: ParamsFile = PARAMS,
+    overrides: Overrides = None,
+    track: Track = True,
+    as_json: AsJson = False,
+) -> None:
+    """Write a trained model for other programs.
+
+    As safetensors, as a torch.export program (.pt2) and as ONNX; all three are checked to compute the same.
+
+    \b
+    Example:
+      limner export digits-gan
+      limner export digits-gan --set 'models.digits-gan.export.formats=[onnx]' --output /data/digits-onnx
+    """
+    from limner.adapters import connect
+    from limner.steps import open_catalog
+    from limner.steps.export import export as step
+
+    settings = open_catalog(params, overrides or ()).model(name)
+    result = step(
+        settings,
+        name=name,
+        model=model or places.model(name),
+        evaluation=evaluation or places.evaluation(name),
+        output=output or places.export(name),
+        ports=connect(track=track),
+    )
+    show(result, as_json=as_json)
+
+
+@app.command()
+def promote(
+    name: ModelName,
+    *,
+    evaluation: EvaluationFolder = None,
+    export: ExportFolder = None,
+    output: Output = None,
+    params: ParamsFile = PARAMS,
+    overrides: Overrides = None,
+    track: Track = True,
+    as_json: AsJson = False,
+) -> None:
+    """Register a model; promote it if it is better.
+
+    It becomes the champion if it keeps the limits of the policy and beats the present champion.
+
+    \b
+    Example:
+      limner promote digits-gan
+      limner promote digits-gan --set models.digits-gan.promote.min_improvement=0.5
+    """
+    from limner.adapters import connect
+    from limner.steps import open_catalog
+    from limner.steps.promote import promote as step
+
+    settings = open_catalog(params, overrides or ()).model(name)
+    result = step(
+        settings,
+        name=name,
+        evaluation=evaluation or places.evaluation(name),
+        export=export or places.export(name),
+        output=output or places.promotion(name),
+        ports=connect(track=track),
+    )
+    show(result, as_json=as_json)

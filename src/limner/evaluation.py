@@ -1,0 +1,276 @@
+"""How good generated pictures are: extractor + real pictures + generated pictures -> metrics with their protocol.
+
+A metric's name says which features it saw: `fid` is only ever the published Inception-v3 of 2015-12-05, any other
+Frechet distance is `fd_<extractor>`. Two values may be compared where their protocols are equal, and not otherwise.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from limner.errors import LimnerError
+from limner.features import Extractor, Recogniser, extract, inception_2015
+from limner.features.pixels import thumbnails
+from limner.metrics import (
+    Moments,
+    class_entropy,
+    frechet_distance,
+    kernel_distance,
+    mean_pairwise_distance,
+    nearest,
+    precision_recall,
+)
+from limner.randomness import generator
+from limner.reference import BATCH, THUMBNAIL_SIDE, RealPictures, Reference, selection
+from limner.settings import EvaluateSettings
+
+MOST_PAIRED = 1000
+"""Pictures of a class whose distances to each other are taken."""
+
+COPY_RATIO = 0.5
+COPY_RULE = (
+    f"at {THUMBNAIL_SIDE} px, nearest training picture within {COPY_RATIO} of the second nearest's distance, "
+    "or within one grey level"
+)
+"""Yoon et al. 2023 call a picture memorised where that ratio is under 1/3. On real handwriting 1/2 finds more copies
+that are noisy or blurred, and takes no held-out picture for one. A copy that is also shifted may go unfound."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a set of generated pictures was judged."""
+
+    metrics: Mapping[str, float]
+    protocol: Mapping[str, str]
+    notes: tuple[str, ...]
+    """Sentences on what these figures cannot say."""
+    nearest: NDArray[np.int64]
+    """For each picture, the place in the training split of the real one that is most like it."""
+    nearest_distances: NDArray[np.float64]
+    """How far that is: root mean square difference of the thumbnails, grey levels."""
+    validation_distances: NDArray[np.float64] | None
+    """The same for the held-out real pictures, where there are some."""
+
+
+class QuickJudge:
+    """The figures worth having during training, from few pictures: the Frechet distance, and how readable they are."""
+
+    def __init__(self, reference: Reference, extractor: Extractor, *, sure: float) -> None:
+        self._reference = reference
+        self._extractor = extractor
+        self._sure = sure
+
+    def __call__(self, images: Tensor) -> dict[str, float]:
+        """Metrics of images uint8 [N, C, H, W]; the first is the Frechet distance. Few pictures raise it."""
+        features = extract(self._extractor, torch.split(images, BATCH))
+        found = {frechet_name(self._extractor): frechet_distance(self._reference.moments, Moments.of(features))}
+        if isinstance(self._extractor, Recogniser):
+            found["sure_share"] = _sure_share(self._extractor.probabilities(features), self._sure)
+        return _finite(found)
+
+
+def evaluate_pictures(
+    images: Tensor,
+    labels: Tensor | None,
+    *,
+    reference: Reference,
+    extractor: Extractor,
+    settings: EvaluateSettings,
+) -> Evaluation:
+    """Judge images uint8 [N, C, H, W], made for classes `labels` int64 [N] where the model takes classes.
+
+    A metric that the dataset does not allow (no classes, no validation split) is left out, and a note says so. The
+    same pictures give the same figures. Raises LimnerError where pictures are too few or a figure is not finite.
+    """
+    features = extract(extractor, torch.split(images, BATCH))
+    small = torch.cat([thumbnails(piece, side=THUMBNAIL_SIDE) for piece in torch.split(images, BATCH)])
+    found = _distribution(features, reference=reference, extractor=extractor, settings=settings)
+    classes = labels
+    if isinstance(extractor, Recogniser):
+        probabilities = extractor.probabilities(features).cpu()
+        found |= _recognition(probabilities, labels, reference=reference, extractor=extractor, sure=settings.sure)
+        classes = probabilities.argmax(1) if labels is None else labels
+    found |= _diversity(small, classes, reference=reference)
+    closest = _closest(small, reference.train)
+    held_out = None if reference.validation is None else _closest(reference.validation.thumbnails, reference.train)
+    return Evaluation(
+        metrics=_finite(found | _copies(closest, held_out)),
+        protocol=_protocol(len(images), reference=reference, extractor=extractor, settings=settings),
+        notes=tuple(_notes(features, reference=reference, extractor=extractor)),
+        nearest=closest.places,
+        nearest_distances=closest.distances.numpy(),
+        validation_distances=None if held_out is None else held_out.distances.numpy(),
+    )
+
+
+def write_metrics(path: Path, *, chosen: Literal["best", "last"], best: Evaluation, last: Evaluation) -> None:
+    """Write metrics.json, atomically: the protocol, which of the two is chosen, and the metrics of both."""
+    assert best.protocol == last.protocol
+    document = {
+        "protocol": dict(best.protocol),
+        "chosen": chosen,
+        "best": dict(best.metrics),
+        "last": dict(last.metrics),
+    }
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+# -- the metrics ------------------------------------------------------------------------------------------------------
+
+
+def frechet_name(extractor: Extractor) -> str:
+    """What the Frechet distance is called under this extractor."""
+    return "fid" if extractor.name == inception_2015.NAME else f"fd_{extractor.name}"
+
+
+def _distribution(
+    features: Tensor, *, reference: Reference, extractor: Extractor, settings: EvaluateSettings
+) -> dict[str, float]:
+    """Distances of the two distributions; precision and recall with equally many pictures on both sides."""
+    real, name = reference.train.features, extractor.name
+    kernel_name = "kid" if name == inception_2015.NAME else f"kd_{name}"
+    kernel = kernel_distance(real, features, rng=generator(settings.seed, "kernel-distance"))
+    count = min(len(real), len(features))
+    shares = precision_recall(
+        real[selection(len(real), count)], features[selection(len(features), count)], neighbours=settings.neighbours
+    )
+    return {
+        frechet_name(extractor): frechet_distance(reference.moments, Moments.of(features)),
+        kernel_name: kernel.value,
+        f"{kernel_name}_se": kernel.standard_error,
+        f"precision_{name}": shares.precision,
+        f"recall_{name}": shares.recall,
+    }
+
+
+def _recognition(
+    probabilities: Tensor, labels: Tensor | None, *, reference: Reference, extractor: Recogniser, sure: float
+) -> dict[str, float]:
+    """How readable the pictures are, against the held-out real ones; and whether every class is drawn."""
+    predicted = probabilities.argmax(1)
+    found = {
+        "sure_share": _sure_share(probabilities, sure),
+        "class_entropy": class_entropy(predicted, classes=reference.classes),
+    }
+    if labels is not None:
+        found["label_agreement"] = float((predicted == labels.cpu()).double().mean())
+    if reference.validation is not None:
+        real = extractor.probabilities(reference.validation.features).cpu()
+        found["sure_share_real"] = _sure_share(real, sure)
+        if found["sure_share_real"]:
+            found["sure_share_ratio"] = found["sure_share"] / found["sure_share_real"]
+        if reference.validation.labels is not None:
+            found["label_agreement_real"] = float((real.argmax(1) == reference.validation.labels).double().mean())
+    return found
+
+
+def _sure_share(probabilities: Tensor, sure: float) -> float:
+    return float((probabilities.max(1).values > sure).double().mean())
+
+
+def _diversity(small: Tensor, classes: Tensor | None, *, reference: Reference) -> dict[str, float]:
+    """Mean distance of two generated pictures as a share of that of two real ones; within a class, where there is one.
+
+    1 is as varied as the real pictures, 0 one picture again and again. Taken on thumbnails, because a classifier's
+    features hide what varies within a class: that is what it was trained for.
+    """
+    real, labels = reference.train.thumbnails, reference.train.labels
+    if classes is None or labels is None:
+        groups = [(small, real)]
+    else:
+        groups = [(small[classes.cpu() == label], real[labels == label]) for label in range(reference.classes)]
+    ratios = []
+    for generated, genuine in groups:
+        if min(len(generated), len(genuine)) >= 2:
+            varied = mean_pairwise_distance(genuine[selection(len(genuine), MOST_PAIRED)])
+            if varied > 0:
+                ratios.append(mean_pairwise_distance(generated[selection(len(generated), MOST_PAIRED)]) / varied)
+    name = "diversity" if classes is None or labels is None else "within_class_diversity"
+    return {name: sum(ratios) / len(ratios)} if ratios else {}
+
+
+@dataclass(frozen=True)
+class _Closest:
+    """The real picture that is most like each picture."""
+
+    places: NDArray[np.int64]
+    distances: Tensor
+    copied: Tensor
+
+
+def _closest(small: Tensor, real: RealPictures) -> _Closest:
+    found = nearest(small, real.thumbnails, neighbours=2)
+    grey_levels = found.distances * (255 / math.sqrt(small.shape[1]))
+    first, second = grey_levels.T
+    # Within one grey level it is a copy of a picture that the training split has twice.
+    return _Closest(real.indices[found.indices[:, 0].numpy()], first, (first <= COPY_RATIO * second) | (first <= 1))
+
+
+def _copies(closest: _Closest, held_out: _Closest | None) -> dict[str, float]:
+    """Whether pictures were learnt by heart: the share of copies, and how near to training pictures they lie.
+
+    `novelty` is the median distance to the training split over the held-out pictures' own: well below 1 is too near.
+    """
+    found = {"copy_share": float(closest.copied.double().mean())}
+    if held_out is not None:
+        found["copy_share_real"] = float(held_out.copied.double().mean())
+        usual = float(held_out.distances.median())
+        if usual:
+            found["novelty"] = float(closest.distances.median()) / usual
+    return found
+
+
+def _finite(found: dict[str, float]) -> dict[str, float]:
+    for name, value in found.items():
+        if not math.isfinite(value):
+            raise LimnerError(
+                f"The metric {name} came out as {value}.",
+                why="The features of these pictures are too extreme to compute with.",
+                fix="Look at the pictures: the model may have diverged. Train it again with another seed or loss.",
+            )
+    return found
+
+
+def _protocol(
+    samples: int, *, reference: Reference, extractor: Extractor, settings: EvaluateSettings
+) -> dict[str, str]:
+    return {
+        "features": extractor.name,
+        "weights": extractor.identity,
+        "resize": extractor.resize,
+        "reference": reference.dataset,
+        "reference_domain": reference.domain,
+        "reference_split": "train",
+        "reference_pictures": str(len(reference.train.indices)),
+        "held_out_pictures": str(0 if reference.validation is None else len(reference.validation.indices)),
+        "samples": str(samples),
+        "neighbours": str(settings.neighbours),
+        "sure": str(settings.sure),
+        "copy": COPY_RULE,
+    }
+
+
+def _notes(features: Tensor, *, reference: Reference, extractor: Extractor) -> Iterator[str]:
+    count, dimensions = features.shape
+    if count <= dimensions:
+        yield (
+            f"{count} pictures are few for {dimensions} features: the Frechet distance is too high, and only to be "
+            "compared at this count. The kernel distance has no such bias."
+        )
+    if extractor.name == "pixels":
+        yield "The features are pixels: they see colours and layout, not whether a picture could be taken for real."
+    if reference.validation is None:
+        yield "There is no validation split, so nothing says what held-out real pictures would score."

@@ -1,0 +1,113 @@
+"""Register an exported model, and make it the champion where the policy says so."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from limner.errors import LimnerError
+from limner.lineage import read_lineage, write_lineage
+from limner.ports import ModelVersion, Ports
+from limner.promotion import ALIAS, Decision, Verdict, compared_metric, decide
+from limner.settings import MethodSettings, ModelSettings
+from limner.steps.output import replaced
+
+
+@dataclass(frozen=True)
+class Promoted:
+    """What `promote` found and did. `version` and `alias` are empty where nothing is recorded."""
+
+    output: Path
+    verdict: Verdict
+    reasons: tuple[str, ...]
+    version: str
+    alias: str
+    run_id: str
+
+
+def promote(
+    settings: ModelSettings[MethodSettings], *, name: str, evaluation: Path, export: Path, output: Path, ports: Ports
+) -> Promoted:
+    """Register the exported model, judge it by the evaluation against the champion, and move the alias if it is better.
+
+    The same model again is the same version. `output` tells what was decided and why.
+    """
+    record = read_lineage(export)
+    candidate = _candidate(settings.promote.registered_name or name, evaluation, record)
+    run_id = record.get("run_id", "")
+    version = ports.registry.register(candidate, export, run_id=run_id)
+    champion = ports.registry.champion(version.name)
+    decision = decide(version, champion, settings.promote)
+    if decision.verdict == "promote":
+        ports.registry.promote(version, instead_of=champion, reason=" ".join(decision.reasons))
+    is_champion = decision.verdict == "promote" or (champion is not None and champion.number == version.number)
+    alias = ALIAS if is_champion and version.number else ""
+    with replaced(output) as folder:
+        document = {
+            "alias": alias,
+            "champion_before": _written(champion) if champion else None,
+            "compared_metric": compared_metric(version.metrics, settings.promote),
+            "reasons": decision.reasons,
+            "verdict": decision.verdict,
+            "version": _written(version),
+        }
+        text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False)
+        (folder / "promotion.json").write_text(text + "\n", encoding="utf-8")
+        write_lineage(folder, {**record, "step": "promote", "model": name, "version": version.number})
+    if run_id:
+        with ports.tracker.run(name, run_id=run_id) as run:
+            run.tags(_tags(version, decision, alias))
+    return Promoted(output, decision.verdict, decision.reasons, version.number, alias, run_id)
+
+
+def _candidate(registered_name: str, evaluation: Path, record: Mapping[str, str]) -> ModelVersion:
+    """The exported model with the figures of the weights it was exported from."""
+    path = evaluation / "metrics.json"
+    digest = record.get("export_digest", "")
+    if not digest:
+        raise LimnerError(
+            "The export does not say which weights it holds: its lineage has no export_digest.",
+            fix="Export again: limner export MODEL",
+        )
+    try:
+        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        metrics = {name: _number(value) for name, value in document[document["chosen"]].items()}
+        protocol = {name: str(value) for name, value in document["protocol"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LimnerError(
+            f"{path} is not an evaluation.", why=repr(error), fix="Evaluate first: limner evaluate MODEL"
+        ) from error
+    _refuse_other_weights(str(document["chosen"]), exported=record.get("weights", ""))
+    return ModelVersion(registered_name, "", (), metrics, protocol, digest)
+
+
+def _refuse_other_weights(judged: str, *, exported: str) -> None:
+    if exported and exported != judged:
+        raise LimnerError(
+            f"The evaluation chose the {judged} weights, but the export holds the {exported} ones.",
+            why="So its figures are not those of the exported model.",
+            fix="Export again: limner export MODEL",
+        )
+
+
+def _number(value: float | None) -> float:
+    """JSON has no NaN; null stands for a metric that could not be computed."""
+    return math.nan if value is None else float(value)
+
+
+def _written(version: ModelVersion) -> dict[str, Any]:
+    figures = {name: value if math.isfinite(value) else None for name, value in version.metrics.items()}
+    return {**asdict(version), "metrics": figures}
+
+
+def _tags(version: ModelVersion, decision: Decision, alias: str) -> dict[str, str]:
+    return {
+        "limner.version": f"{version.name}/{version.number}",
+        "limner.promotion.verdict": decision.verdict,
+        "limner.promotion.reasons": " ".join(decision.reasons),
+        "limner.promotion.alias": alias,
+    }

@@ -1,0 +1,216 @@
+import json
+import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import mlflow.artifacts
+import pytest
+
+from limner.adapters.mlflow_registry import NEEDED_TO_SERVE, MlflowRegistry
+from limner.adapters.mlflow_server import MlflowServer
+from limner.adapters.mlflow_tracker import MlflowTracker
+from limner.errors import LimnerError
+from limner.inference import open_model
+from limner.ports import ModelVersion
+from tests.mlflow_stand import third_party_warnings, write_export
+
+pytestmark = third_party_warnings
+PROTOCOL = {"features": "classifier", "samples": "2000"}
+
+
+@pytest.fixture
+def registry(server: MlflowServer) -> MlflowRegistry:
+    return MlflowRegistry(server)
+
+
+@pytest.fixture
+def run_id(server: MlflowServer) -> str:
+    with MlflowTracker(server).run("digits-gan") as run:
+        run.params({"train.batch": "64"})
+        run.metrics({"fd_classifier": 3.5}, images_seen=400)
+    return run.id
+
+
+@pytest.fixture
+def export(tmp_path: Path) -> Path:
+    return write_export(tmp_path / "exports" / "digits-gan", digest="1" * 64)
+
+
+def candidate(digest: str = "1" * 64, **metrics: float) -> ModelVersion:
+    return ModelVersion("digits", "", (), metrics or {"fd_classifier": 3.5, "recall": 0.5}, PROTOCOL, digest)
+
+
+def test_name_without_versions_has_no_champion(registry):
+    assert registry.champion("digits") is None
+
+
+def test_model_without_the_alias_has_no_champion(registry, export, run_id):
+    registry.register(candidate(), export, run_id=run_id)
+    assert registry.champion("digits") is None
+
+
+def test_registered_and_promoted_version_comes_back_as_the_champion(registry, export, run_id):
+    version = registry.register(candidate(), export, run_id=run_id)
+    assert version == replace(candidate(), number="1")
+    registry.promote(version, instead_of=None, reason="It is the first.")
+    assert registry.champion("digits") == replace(candidate(), number="1", aliases=("champion",))
+
+
+def test_version_tells_where_it_comes_from(server, registry, export, run_id):
+    registry.register(candidate(), export, run_id=run_id)
+    stored = server.client.get_model_version("digits", "1")
+    assert stored.run_id == run_id
+    assert json.loads(stored.tags["limner.metrics"]) == {"fd_classifier": 3.5, "recall": 0.5}
+    assert json.loads(stored.tags["limner.protocol"]) == PROTOCOL
+    assert stored.tags["limner.export_digest"] == "1" * 64
+    assert stored.tags["limner.dataset_digest"] == "d" * 64
+    assert stored.tags["limner.limner_version"]
+
+
+def test_metrics_are_attached_to_the_model_and_not_drawn_twice_in_the_run(server, registry, export, run_id):
+    registry.register(candidate(fd_classifier=3.5, recall=0.5, kid=math.nan), export, run_id=run_id)
+    (model,) = server.client.search_logged_models([server.find_experiment()])
+    assert model.source_run_id == run_id
+    assert str(model.status) == "READY"
+    assert model.params["train.batch"] == "64"
+    assert {metric.key: metric.value for metric in model.metrics} == {"fd_classifier": 3.5, "recall": 0.5}
+    history = server.client.get_metric_history(run_id, "fd_classifier")
+    assert [(metric.step, metric.value) for metric in history] == [(400, 3.5)]
+    outputs = server.client.get_run(run_id).outputs.model_outputs
+    assert [output.model_id for output in outputs] == [model.model_id]
+
+
+def test_same_export_again_is_the_same_version_with_the_newest_figures(server, registry, export, run_id):
+    first = registry.register(candidate(fd_classifier=3.5), export, run_id=run_id)
+    registry.promote(first, instead_of=None, reason="first")
+    again = registry.register(candidate(fd_classifier=3.0), export, run_id=run_id)
+    assert again == replace(candidate(fd_classifier=3.0), number="1", aliases=("champion",))
+    assert registry.champion("digits").metrics == {"fd_classifier": 3.0}
+    assert len(server.client.search_model_versions("name = 'digits'")) == 1
+    assert len(server.client.search_logged_models([server.find_experiment()])) == 1
+
+
+def test_other_export_is_another_version(registry, export, run_id, tmp_path):
+    registry.register(candidate(), export, run_id=run_id)
+    other = write_export(tmp_path / "other", digest="2" * 64)
+    assert registry.register(candidate("2" * 64), other, run_id=run_id).number == "2"
+
+
+@pytest.mark.parametrize("unknown", ["", "0" * 32])
+def test_model_of_an_unknown_run_is_registered_without_one(server, registry, export, unknown):
+    assert registry.register(candidate(), export, run_id=unknown).number == "1"
+    assert not server.client.get_model_version("digits", "1").run_id
+
+
+def test_promotion_leaves_its_history(server, registry, export, run_id, tmp_path):
+    first = registry.register(candidate(), export, run_id=run_id)
+    registry.promote(first, instead_of=None, reason="It is the first.")
+    second = registry.register(candidate("2" * 64), write_export(tmp_path / "b", digest="2" * 64), run_id=run_id)
+    registry.promote(second, instead_of=first, reason="It is better.")
+    assert registry.champion("digits").number == "2"
+    tags = server.client.get_model_version("digits", "2").tags
+    assert (tags["promotion.previous_version"], tags["promotion.reason"]) == ("1", "It is better.")
+    assert tags["promotion.at"].endswith("+00:00")
+    assert server.client.get_model_version("digits", "1").tags["promotion.previous_version"] == ""
+
+
+def test_promoting_the_champion_again_changes_nothing(server, registry, export, run_id):
+    version = registry.register(candidate(), export, run_id=run_id)
+    registry.promote(version, instead_of=None, reason="first")
+    tags = server.client.get_model_version("digits", "1").tags
+    registry.promote(version, instead_of=version, reason="again")
+    assert server.client.get_model_version("digits", "1").tags == tags
+
+
+def test_promotion_is_refused_where_the_champion_has_changed_meanwhile(registry, export, run_id, tmp_path):
+    versions = [registry.register(candidate(), export, run_id=run_id)]
+    for digest in ("2" * 64, "3" * 64):
+        other = write_export(tmp_path / digest[0], digest=digest)
+        versions.append(registry.register(candidate(digest), other, run_id=run_id))
+    registry.promote(versions[0], instead_of=None, reason="first")
+    registry.promote(versions[1], instead_of=versions[0], reason="somebody else")
+    with pytest.raises(LimnerError, match=r"champion of digits is version 2, no longer version 1[\s\S]*Promote again"):
+        registry.promote(versions[2], instead_of=versions[0], reason="late")
+    with pytest.raises(LimnerError, match="version 2, no longer no version"):
+        registry.promote(versions[2], instead_of=None, reason="late")
+    assert registry.champion("digits").number == "2"
+
+
+def test_version_that_was_registered_by_hand_has_no_figures(server, registry):
+    server.client.create_registered_model("digits")
+    server.client.create_model_version("digits", "/somewhere")
+    server.client.set_registered_model_alias("digits", "champion", "1")
+    assert registry.champion("digits") == ModelVersion("digits", "1", ("champion",))
+
+
+def test_failed_upload_leaves_no_version(server, registry, tmp_path, run_id):
+    export = write_export(tmp_path / "export", digest="1" * 64)
+    (tmp_path / "mlartifacts").write_text("a file where the artifacts should go")
+    with pytest.raises(OSError, match="mlartifacts"):
+        registry.register(candidate(), export, run_id=run_id)
+    assert not server.client.search_model_versions("name = 'digits'")
+    (model,) = server.client.search_logged_models([server.find_experiment()])
+    assert str(model.status) == "FAILED"
+
+
+def test_dead_registry_is_an_error_that_says_what_to_do(monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    registry = MlflowRegistry(MlflowServer("http://user:secret@127.0.0.1:9"))
+    with pytest.raises(LimnerError, match=r"registry at http://127.0.0.1:9 does not answer[\s\S]*--no-track") as caught:
+        registry.champion("digits")
+    assert "secret" not in caught.value.problem
+
+
+def test_refusal_is_not_taken_for_an_empty_registry(registry):
+    with pytest.raises(LimnerError, match="refused"):
+        registry.champion("a/b")  # MLflow has no slash in names
+
+
+ELSEWHERE = """
+import json, sys
+import mlflow
+import numpy as np
+mlflow.set_tracking_uri(sys.argv[1])
+model = mlflow.pyfunc.load_model("models:/digits@champion")
+pictures = model.predict(None, params={"count": 5, "seed": 3})
+one_class = model.predict(np.zeros(0), params={"count": 2, "seed": 3, "label": 2})
+import limner
+print(json.dumps({
+    "pictures": pictures.tolist(), "dtype": str(pictures.dtype), "one_class": one_class.tolist(),
+    "default": list(model.predict(None).shape), "limner": limner.__file__, "loaded": sorted(sys.modules),
+}))
+"""
+
+
+@pytest.fixture
+def served(server, registry, run_id, tmp_path) -> tuple[Path, dict]:
+    """A registered model, and what it does in a process that knows nothing but the registry."""
+    export = write_export(tmp_path / "export", digest="1" * 64, program=True)
+    registry.promote(registry.register(candidate(), export, run_id=run_id), instead_of=None, reason="first")
+    environment = {**os.environ, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    found = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, server.uri],
+        capture_output=True, text=True, check=False, env=environment, cwd=tmp_path, timeout=300,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    return export, json.loads(found.stdout.splitlines()[-1])
+
+
+def test_registered_model_runs_elsewhere_without_pickle_and_without_our_package(served, server):
+    export, result = served
+    expected = open_model(export)
+    assert result["dtype"] == "uint8"
+    assert result["pictures"] == expected.generate(5, seed=3).tolist()
+    assert result["one_class"] == expected.generate(2, seed=3, label=2).tolist()
+    assert result["default"] == [1, 8, 8, 1]
+    assert "/code/limner/" in result["limner"]  # the copy that travels with the model
+
+    folder = Path(mlflow.artifacts.download_artifacts("models:/digits/1", tracking_uri=server.uri))
+    assert not [path.name for path in folder.rglob("*.pkl")]
+    required = [line.partition("==")[0] for line in (folder / "requirements.txt").read_text().split()]
+    assert required == list(NEEDED_TO_SERVE)
+    other = {"safetensors", "torchvision", "onnx", "onnxruntime", "mlxtend", "ruamel", "typer", "dvc", "kfp"}
+    assert not other & set(result["loaded"])

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+def test_summary_has_data_metrics_registry_and_what_to_do_next(
+    say, tiny_pipeline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny_pipeline)
+    document = say("summary", "--json").document["tiny-gan"]
+    said = say("summary")
+    assert said.status == 0
+    assert document["dataset_digest"][:12] in said.out
+    for metric in document["metrics"]:
+        assert metric in said.out
+    assert document["verdict"] in said.out
+    assert "make ui" in said.out
+    assert "reports/tiny-gan/report.html" in said.out
+    assert "limner generate --model exports/tiny-gan --count 64 --seed 0 --out generated/tiny-gan" in said.out
+
+
+def test_summary_of_nothing_says_how_to_begin(say, tiny_params: Path) -> None:
+    said = say("summary", "--params", tiny_params)
+    assert said.status == 2
+    assert "make run" in said.err
+
+
+def test_a_damaged_result_is_named(say, tiny_params: Path) -> None:
+    Path("reports/tiny-gan").mkdir(parents=True)
+    Path("reports/tiny-gan/metrics.json").write_text("{", encoding="utf-8")
+    said = say("summary", "--params", tiny_params)
+    assert said.status == 2
+    assert "metrics.json is damaged" in said.err

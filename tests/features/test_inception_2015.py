@@ -1,0 +1,153 @@
+"""The FID network against pytorch-fid's, with the same random weights on both sides: the real ones are downloads."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from limner.errors import LimnerError
+from limner.features import extract, inception_2015
+from limner.features.inception_2015 import find_weights, load_inception, usual_places
+from limner.metrics import Moments, frechet_distance
+
+CPU = torch.device("cpu")
+
+
+def random_state(network):
+    """Weights that keep the signal's size, so that a difference anywhere shows at the end."""
+    rng = torch.Generator().manual_seed(0)
+    state = {}
+    for name, value in network.state_dict().items():
+        if name.endswith("conv.weight"):
+            fan_in = value[0].numel()
+            state[name] = torch.randn(value.shape, generator=rng) * (2 / fan_in) ** 0.5
+        elif name.endswith(("bn.weight", "bn.running_var")):
+            state[name] = 0.5 + torch.rand(value.shape, generator=rng)
+        elif value.is_floating_point():
+            state[name] = 0.1 * torch.randn(value.shape, generator=rng)
+        else:
+            state[name] = torch.tensor(1)
+    return state
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """pytorch-fid's network, and the file with its weights."""
+    pytorch_fid = pytest.importorskip("pytorch_fid.inception")
+    path = tmp_path_factory.mktemp("weights") / "weights.pth"
+
+    def instead_of_the_download(url, progress):
+        with torch.device("meta"):
+            network = inception_2015.inception.Inception3(1008, aux_logits=False, init_weights=False)
+        state = random_state(network)
+        torch.save(state, path)
+        return state
+
+    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
+        patch.setattr(pytorch_fid, "load_state_dict_from_url", instead_of_the_download)
+        # Its own initialisation takes half a minute, for weights that are replaced at once.
+        patch.setattr(torch.nn.init, "trunc_normal_", lambda tensor, **_: tensor)
+        network = pytorch_fid.InceptionV3().eval()
+    return network, path
+
+
+def pictures(count, channels=3, *, seed=0, size=32):
+    rng = torch.Generator().manual_seed(seed)
+    small = torch.randint(0, 256, (count, channels, 8, 8), generator=rng, dtype=torch.uint8)
+    return F.interpolate(small.float(), size=size, mode="bilinear").to(torch.uint8)
+
+
+def theirs(network, images):
+    with torch.no_grad():
+        return network(images.float() / 255)[0].flatten(1)
+
+
+@pytest.fixture(scope="module")
+def features(reference):
+    network, path = reference
+    ours = load_inception(path, device=CPU)
+    sets = {"real": pictures(6), "generated": pictures(5, seed=1)}
+    return {name: (extract(ours, [images]), theirs(network, images)) for name, images in sets.items()}
+
+
+def test_features_equal_those_of_pytorch_fid(features):
+    for ours, reference in features.values():
+        assert ours.shape == reference.shape == (len(ours), 2048)
+        torch.testing.assert_close(ours, reference, rtol=1e-4, atol=1e-4)
+    assert features["real"][0].std(0).mean() > 1e-2, "pictures that all look alike would prove nothing"
+
+
+# Its last step calls scipy's sqrtm in a way that scipy is about to drop.
+@pytest.mark.filterwarnings("ignore:The `disp` argument is deprecated:DeprecationWarning")
+def test_frechet_distance_equals_that_of_pytorch_fid(features):
+    from pytorch_fid.fid_score import calculate_frechet_distance
+
+    moments = [Moments.of(ours[:, :3]) for ours, _ in features.values()]
+    expected = calculate_frechet_distance(
+        *(
+            statistic
+            for _, reference in features.values()
+            for statistic in (
+                reference[:, :3].double().mean(0).numpy(),
+                torch.cov(reference[:, :3].double().T).numpy(),
+            )
+        )
+    )
+    assert frechet_distance(*moments) == pytest.approx(expected, rel=1e-4)
+
+
+def test_grey_is_repeated_and_alpha_lies_over_black():
+    seen = inception_2015.Inception(torch.nn.Identity(), CPU, identity="")  # the "features" are the network's input
+    grey = pictures(1, 1)
+    colour = grey.expand(-1, 3, -1, -1)
+    opaque = torch.cat([colour, torch.full_like(grey, 255)], 1)
+    hidden = torch.cat([pictures(1, seed=3), torch.zeros_like(grey)], 1)
+    assert seen(grey).shape == (1, 3, 299, 299)
+    assert torch.equal(seen(grey), seen(colour))
+    assert torch.equal(seen(opaque), seen(colour))
+    assert (seen(hidden) == -1).all()
+
+
+def test_only_the_published_weights_are_called_by_the_networks_name(reference):
+    extractor = load_inception(reference[1], device=CPU)
+    assert len(extractor.identity) == 64
+    assert extractor.name == f"inception-v3-{extractor.identity[:8]}"
+    published = inception_2015.Inception(extractor.network, CPU, "6726825d" + 56 * "0")
+    assert published.name == "inception-v3-2015"
+
+
+def test_loading_takes_no_random_numbers(reference):
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    load_inception(reference[1], device=CPU)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_weights_are_found_where_other_tools_leave_them(tmp_path):
+    places = usual_places(tmp_path)
+    with pytest.raises(
+        LimnerError, match=r"No Inception weights are given.*\n.*searched .*hub.checkpoints.*\n.*weights"
+    ):
+        find_weights(None, elsewhere=places)
+    places[1].parent.mkdir(parents=True)
+    places[1].touch()
+    assert places[1].name == "weights-inception-2015-12-05-6726825d.pth"
+    assert find_weights(None, elsewhere=places) == places[1]
+
+
+def test_a_path_that_is_given_is_not_replaced_by_another(tmp_path):
+    elsewhere = tmp_path / "there.pth"
+    elsewhere.touch()
+    with pytest.raises(LimnerError, match="There are no Inception weights at .*missing.pth"):
+        find_weights(tmp_path / "missing.pth", elsewhere=[elsewhere])
+
+
+@pytest.mark.parametrize("content", ["junk", "other network", "list", "object"])
+def test_a_file_that_holds_something_else_is_refused(tmp_path, content):
+    path = tmp_path / "weights.pth"
+    if content == "junk":
+        path.write_bytes(b"<!DOCTYPE html>")
+    else:
+        what = {"other network": {"weight": torch.zeros(3)}, "list": [torch.zeros(3)], "object": torch.nn.Linear(2, 2)}
+        torch.save(what[content], path)
+    with pytest.raises(LimnerError, match="does not hold Inception weights"):
+        load_inception(path, device=CPU)

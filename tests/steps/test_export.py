@@ -1,0 +1,158 @@
+"""The exported files compute what the trained model does, and say what they are."""
+
+import json
+import shutil
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from limner.errors import LimnerError
+from limner.inference import open_model
+from limner.lineage import read_lineage
+from limner.steps.export import export
+from limner.trained import open_trained
+
+
+@pytest.fixture
+def evaluation(tmp_path):
+    folder = tmp_path / "evaluation"
+    folder.mkdir()
+    (folder / "metrics.json").write_text(json.dumps({"chosen": "best"}))
+    return folder
+
+
+@pytest.fixture
+def exported(catalog, trained_folder, evaluation, ports, tmp_path):
+    return export(
+        catalog.model("toy"),
+        name="toy",
+        model=trained_folder,
+        evaluation=evaluation,
+        output=tmp_path / "export",
+        ports=ports,
+    )
+
+
+def test_every_format_computes_what_the_trained_model_does(exported, trained_folder):
+    product = open_trained(trained_folder, device=torch.device("cpu")).product("best")
+    inputs = {"latent": torch.randn(7, 8), "labels": torch.arange(7) % 3}
+    expected = product(**inputs).numpy()
+    pt2 = torch.export.load(exported.output / "model.pt2").module()(**inputs).numpy()
+    session = onnxruntime.InferenceSession(exported.output / "model.onnx", providers=["CPUExecutionProvider"])
+    onnx = session.run(None, {name: value.numpy() for name, value in inputs.items()})[0]
+    np.testing.assert_allclose(pt2, expected, atol=1e-5)
+    np.testing.assert_allclose(onnx, expected, atol=1e-5)
+    assert set(exported.parity) == {"pt2", "onnx"}
+    assert max(exported.parity.values()) < 1e-5
+
+
+def test_the_weights_are_those_that_the_evaluation_chose(exported, trained_folder):
+    shipped = load_file(exported.output / "model.safetensors")
+    chosen = load_file(trained_folder / "best" / "model.safetensors")
+    assert all(torch.equal(shipped[name], value) for name, value in chosen.items())
+
+
+def test_the_configuration_says_how_to_use_the_model(exported):
+    config = json.loads((exported.output / "config.json").read_text())
+    assert config["classes"] == ["bar", "dot", "ring"]
+    assert config["image"] == {"channels": 1, "height": 16, "width": 16, "range": [-1, 1]}
+    assert {i["name"]: (i["shape"], i["dtype"]) for i in config["inputs"]} == {
+        "latent": ([8], "float32"),
+        "labels": ([], "int64"),
+    }
+    assert set(config["files"]) == {"model.safetensors", "model.pt2", "model.onnx"}
+    assert config["files"]["model.safetensors"] == exported.digest
+    assert read_lineage(exported.output)["dataset_digest"] == "0" * 64
+
+
+def test_exporting_again_gives_the_same_digest(exported, catalog, trained_folder, evaluation, ports, tmp_path):
+    again = export(
+        catalog.model("toy"),
+        name="toy",
+        model=trained_folder,
+        evaluation=evaluation,
+        output=tmp_path / "export",
+        ports=ports,
+    )
+    assert again.digest == exported.digest
+
+
+def test_a_format_that_computes_something_else_is_refused_and_nothing_is_left(
+    catalog, trained_folder, evaluation, ports, tmp_path
+):
+    settings = catalog.model("toy")
+    strict = settings.model_copy(update={"export": settings.export.model_copy(update={"parity_tolerance": 1e-30})})
+    with pytest.raises(LimnerError, match="differs from the trained one"):
+        export(strict, name="toy", model=trained_folder, evaluation=evaluation, output=tmp_path / "export", ports=ports)
+    assert not (tmp_path / "export").exists()
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".export")]
+
+
+def test_formats_that_nobody_asked_for_are_not_made(catalog, trained_folder, evaluation, ports, tmp_path):
+    settings = catalog.model("toy")
+    plain = settings.model_copy(update={"export": settings.export.model_copy(update={"formats": []})})
+    result = export(
+        plain, name="toy", model=trained_folder, evaluation=evaluation, output=tmp_path / "export", ports=ports
+    )
+    assert sorted(p.name for p in result.output.iterdir()) == ["config.json", "lineage.json", "model.safetensors"]
+    with pytest.raises(LimnerError, match=r"(?s)has no model\.pt2.*export\.formats"):
+        open_model(result.output)
+
+
+@pytest.mark.parametrize("missing", ["model", "weights", "evaluation"])
+def test_missing_inputs_are_told_with_the_command_that_makes_them(
+    catalog, trained_folder, evaluation, ports, tmp_path, missing
+):
+    if missing == "evaluation":
+        shutil.rmtree(evaluation)
+    elif missing == "weights":
+        shutil.rmtree(trained_folder / "best")
+    else:
+        shutil.rmtree(trained_folder)
+    with pytest.raises(LimnerError, match=r"limner (train|evaluate) MODEL"):
+        export(
+            catalog.model("toy"),
+            name="toy",
+            model=trained_folder,
+            evaluation=evaluation,
+            output=tmp_path / "export",
+            ports=ports,
+        )
+
+
+def test_pictures_depend_on_the_seed_and_their_number_alone(exported):
+    model = open_model(exported.output)
+    nine = model.generate(9, seed=5)
+    assert nine.shape == (9, 16, 16, 1)
+    assert nine.dtype == np.uint8
+    # Another batch size may take another route through the kernels: equal to within a rounding of the last bit.
+    assert np.abs(model.generate(70, seed=5)[:9].astype(int) - nine).max() <= 1
+    assert np.array_equal(model.generate(9, seed=5), nine)
+    assert not np.array_equal(model.generate(9, seed=6), nine)
+
+
+def test_a_label_makes_every_picture_of_that_class(exported):
+    model = open_model(exported.output)
+    all_classes, second = model.generate(6, seed=0), model.generate(6, seed=0, label=1)
+    same = [np.array_equal(a, b) for a, b in zip(all_classes, second, strict=True)]
+    assert same[1]
+    assert same[4]
+    assert not same[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"count": 0}, "Ask for 1 to"), ({"count": 10**9}, "Ask for 1 to"), ({"count": 1, "label": 3}, "classes: 0 to 2")],
+)
+def test_what_cannot_be_generated_is_refused(exported, arguments, message):
+    model = open_model(exported.output)
+    with pytest.raises(LimnerError, match=message):
+        model.generate(**arguments)
+
+
+def test_a_folder_that_is_no_export_is_refused(tmp_path):
+    with pytest.raises(LimnerError, match="not an exported model"):
+        open_model(tmp_path)

@@ -1,0 +1,249 @@
+"""The train step: what it leaves behind, and that killing it loses nothing."""
+
+import csv
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from limner.adapters.untracked import UntrackedRun
+from limner.errors import LimnerError
+from limner.journal import read_journal
+from limner.lineage import read_lineage
+from limner.packing import PackedDataset
+from limner.steps.prepare import prepare
+from limner.steps.train import train
+from limner.trained import open_trained
+
+
+def with_train(settings, **changes):
+    return settings.model_copy(update={"train": settings.train.model_copy(update=changes)})
+
+
+@pytest.fixture
+def run_train(catalog, dataset, ports, tmp_path):
+    def run(output="model", *, settings=None, ports=ports):
+        return train(
+            settings or catalog.model("toy"),
+            name="toy",
+            dataset=dataset,
+            output=tmp_path / output,
+            scratch=tmp_path / "runs",
+            ports=ports,
+        )
+
+    return run
+
+
+def same_weights(one, other, which="last"):
+    first, second = (load_file(folder / which / "model.safetensors") for folder in (one, other))
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_output_holds_the_model_its_journal_its_pictures_and_its_lineage(run_train, dataset, tmp_path):
+    result = run_train()
+    assert result.images_seen == 320
+    names = {p.relative_to(result.output).as_posix() for p in result.output.rglob("*") if p.is_file()}
+    assert names == {
+        "best/model.safetensors", "last/model.safetensors", "config.json", "curves.csv", "journal.jsonl", "run.json",
+        "lineage.json", "samples/000000160.png", "samples/000000320.png",
+    }  # fmt: skip
+    assert read_lineage(result.output)["dataset_digest"] == PackedDataset(dataset).digest == result.dataset_digest
+    assert not list((tmp_path / "runs").glob("*/checkpoints")), "a finished run leaves no scratch"
+    assert [line["images"] for line in read_journal(result.output / "journal.jsonl")] == [80, 160, 240, 320]
+    rows = list(csv.DictReader((result.output / "curves.csv").read_text().splitlines()))
+    assert [row["images"] for row in rows] == ["80", "160", "240", "320"]
+    assert {"loss_generator", "loss_discriminator", "score_real", "score_fake"} <= rows[0].keys()
+
+
+def test_the_sample_sheet_has_a_column_a_class_and_shows_something(run_train):
+    result = run_train()
+    sheet = np.asarray(Image.open(result.output / "samples" / "000000320.png"))
+    assert sheet.shape == (8 * 16, 10 * 16)
+    assert sheet.std() > 5
+
+
+def test_the_trained_product_opens_and_generates(run_train):
+    model = open_trained(run_train().output, device=torch.device("cpu"))
+    images = model.product("last")(torch.randn(2, 8), torch.tensor([0, 1]))
+    assert images.shape == (2, 1, 16, 16)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(run_train, catalog):
+    one, two = run_train("one"), run_train("two")
+    other = run_train("other", settings=with_train(catalog.model("toy"), seed=1))
+    assert same_weights(one.output, two.output)
+    assert not same_weights(one.output, other.output)
+
+
+def test_judging_keeps_the_best_moment_and_notes_it(run_train, catalog):
+    settings = with_train(catalog.model("toy"), judge_kimg=0.08)
+    settings = settings.model_copy(update={"evaluate": settings.evaluate.model_copy(update={"features": "pixels"})})
+    result = run_train(settings=settings)
+    quick = [
+        (line["metrics"]["quick/fd_pixels"], line["images"])
+        for line in read_journal(result.output / "journal.jsonl")
+        if "quick/fd_pixels" in line.get("metrics", {})
+    ]
+    assert [images for _, images in quick] == [80, 160, 240, 320]
+    best, last = (load_file(result.output / which / "model.safetensors") for which in ("best", "last"))
+    differ = any(not torch.equal(best[name], last[name]) for name in last)
+    assert differ == (min(quick)[1] != 320)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from limner.adapters.untracked import UntrackedRegistry, UntrackedTracker
+from limner.ports import Ports
+from limner.steps import catalog_from_json
+from limner.steps.train import train
+
+settings, dataset, output, scratch = sys.argv[1:]
+catalog = catalog_from_json(settings)
+ports = Ports(UntrackedTracker(), UntrackedRegistry(), lambda *_: print("progress", flush=True))
+train(catalog.model("toy"), name="toy", dataset=Path(dataset), output=Path(output), scratch=Path(scratch), ports=ports)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_run_goes_on_where_it_was_and_ends_with_the_same_weights(
+    catalog, dataset, run_train, ports, tmp_path, number
+):
+    """SIGTERM saves at the very step; SIGKILL falls back to the last checkpoint."""
+    whole = run_train("whole")
+    words = [
+        sys.executable,
+        "-c",
+        SCRIPT,
+        catalog.to_json("toy"),
+        str(dataset),
+        str(tmp_path / "model"),
+        str(tmp_path / "killed"),
+    ]
+    process = subprocess.Popen(
+        words, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    )
+    for _ in range(2 if number == signal.SIGTERM else 3):
+        process.stdout.readline()
+    process.send_signal(number)
+    process.stdout.close()
+    assert process.wait(timeout=120) in (-number, 128 + number)
+    assert not (tmp_path / "model").exists(), "nothing half-written"
+    (place,) = (tmp_path / "killed").iterdir()
+    assert list((place / "checkpoints").glob("step-*"))
+
+    result = train(
+        catalog.model("toy"),
+        name="toy",
+        dataset=dataset,
+        output=tmp_path / "model",
+        scratch=tmp_path / "killed",
+        ports=ports,
+    )
+    assert same_weights(whole.output, result.output)
+    lines = read_journal(result.output / "journal.jsonl")
+    assert [line["images"] for line in lines if "metrics" in line] == [80, 160, 240, 320]
+    assert any(line.get("event") == "resumed" for line in lines)
+
+
+@dataclasses.dataclass
+class NotedRun(UntrackedRun):
+    """Remembers what it was told."""
+
+    told: list = dataclasses.field(default_factory=list)
+
+    def metrics(self, values, *, images_seen):
+        self.told.append(("metrics", images_seen, sorted(values)))
+
+    def picture(self, name, pixels_HWC, *, images_seen):
+        self.told.append(("picture", name, pixels_HWC.shape, images_seen))
+
+    def dataset(self, name, *, digest, source):
+        self.told.append(("dataset", name, digest, source))
+
+    def params(self, values):
+        self.told.append(("params", values))
+
+
+class NotingTracker:
+    """Gives the same run out again and again, and notes which run was asked for."""
+
+    def __init__(self):
+        self.noted, self.asked = NotedRun("run-1"), []
+
+    @contextmanager
+    def run(self, name, *, run_id=""):
+        self.asked.append((name, run_id))
+        yield self.noted
+
+
+def test_the_run_is_told_its_settings_its_data_every_figure_and_every_picture(run_train, ports, dataset):
+    tracker = NotingTracker()
+    result = run_train(ports=dataclasses.replace(ports, tracker=tracker))
+    told = tracker.noted.told
+    assert result.run_id == "run-1"
+    assert json.loads((result.output / "run.json").read_text()) == {"run_id": "run-1"}
+    (params,) = [entry[1] for entry in told if entry[0] == "params"]
+    assert params["train.kimg"] == "0.32"
+    assert params["method.generator.width"] == "8"
+    assert ("dataset", "shapes", PackedDataset(dataset).digest, "class-folders") in told
+    assert [entry[1] for entry in told if entry[0] == "metrics"] == [80, 160, 240, 320]
+    assert ("picture", "samples", (128, 160, 1), 320) in told
+    figures = next(entry[2] for entry in told if entry[0] == "metrics")
+    assert {"gradient/generator", "gradient/discriminator", "images_per_second", "loss/discriminator", "loss/generator",
+            "memory_gib", "score/fake", "score/real"} <= set(figures)  # fmt: skip
+
+
+def test_an_interrupted_run_goes_on_in_the_same_tracked_run(run_train, ports, catalog):
+    class Stop(Exception):
+        pass
+
+    def stop_at_200(images, total, figures):
+        if images > 200:
+            raise Stop
+
+    tracker = NotingTracker()
+    tracked = dataclasses.replace(ports, tracker=tracker)
+    with pytest.raises(Stop):
+        run_train(ports=dataclasses.replace(tracked, progress=stop_at_200))
+    run_train(ports=tracked)
+    assert tracker.asked == [("toy", ""), ("toy", "run-1")]
+
+
+def test_changed_settings_begin_a_run_of_their_own(run_train, ports, catalog):
+    class Stop(Exception):
+        pass
+
+    def stop(images, total, figures):
+        raise Stop
+
+    tracker = NotingTracker()
+    tracked = dataclasses.replace(ports, tracker=tracker)
+    with pytest.raises(Stop):
+        run_train(ports=dataclasses.replace(tracked, progress=stop))
+    run_train(ports=tracked, settings=with_train(catalog.model("toy"), seed=7))
+    assert tracker.asked == [("toy", ""), ("toy", "")]
+
+
+def test_a_dataset_of_another_kind_is_refused(catalog, ports, pictures, tmp_path):
+    source = {"kind": "class-folders", "path": str(pictures)}
+    settings = catalog.dataset("shapes").model_validate(
+        {"source": {"kind": "unpaired", "source": source, "target": source}, "image": {"size": 16, "channels": 1}}
+    )
+    prepare(settings, name="two", output=tmp_path / "two")
+    with pytest.raises(LimnerError, match="needs a dataset of the kind 'pictures', but this one is 'unpaired'"):
+        train(
+            catalog.model("toy"), name="toy", dataset=tmp_path / "two", output=tmp_path / "model",
+            scratch=tmp_path / "runs", ports=ports,
+        )  # fmt: skip
+    assert not (tmp_path / "model").exists()

@@ -1,0 +1,45 @@
+"""The shape of the house: floors, sizes, names."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CODE = ("src", "components", "pipelines")
+NOT_AN_ANSWER = {"base", "common", "core", "helper", "helpers", "manager", "misc", "util", "utils"}
+
+
+def files(project: Path) -> list[Path]:
+    return [path for folder in CODE for path in sorted((project / folder).rglob("*.py"))]
+
+
+def test_nothing_imports_upwards(project: Path) -> None:
+    lint = Path(sys.executable).with_name("lint-imports")
+    found = subprocess.run([lint, "--no-cache"], cwd=project, capture_output=True, text=True, check=False, timeout=120)
+    assert found.returncode == 0, found.stdout + found.stderr
+
+
+def test_no_file_is_longer_than_400_lines(project: Path) -> None:
+    long = {path.name: lines for path in files(project) if (lines := len(path.read_text().splitlines())) > 400}
+    assert not long
+
+
+def test_every_name_says_where_something_is(project: Path) -> None:
+    assert not [
+        path
+        for path in files(project)
+        if NOT_AN_ANSWER & set(path.stem.split("_")) or path.parent.name in NOT_AN_ANSWER
+    ]
+
+
+def test_folders_are_two_deep_at_most(project: Path) -> None:
+    package = project / "src" / "limner"
+    assert not [path for path in package.rglob("*.py") if len(path.relative_to(package).parts) > 2]
+
+
+@pytest.mark.parametrize("folder", ["components", "pipelines"])
+def test_a_shell_stays_thin(project: Path, folder: str) -> None:
+    assert not [path.name for path in (project / folder).glob("*.py") if len(path.read_text().splitlines()) > 100]
