@@ -87,7 +87,8 @@ def descend(loss: Tensor, optimizer: Optimizer) -> Tensor:
     a player with a part that is never trained is a bug.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    gradients = torch.autograd.grad(loss, parameters)
+    with torch.autocast(loss.device.type, enabled=False):  # backward follows the types of forward by itself
+        gradients = torch.autograd.grad(loss, parameters)
     norm = torch.nn.utils.get_total_norm(gradients)
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient
@@ -99,6 +100,7 @@ def descend(loss: Tensor, optimizer: Optimizer) -> Tensor:
     elif bool(finite):
         optimizer.step()
     optimizer.zero_grad()
+    torch.clear_autocast_cache()  # it holds casts of the weights as they were before the step
     return norm
 
 

@@ -43,7 +43,7 @@ class Mnist5k(Settings):
 
 
 class PrintedDigits(Settings):
-    """Digits drawn with the fonts inside the `matplotlib` package: random font, size, slant and weight."""
+    """Digits drawn with the fonts inside the `matplotlib` package: random font, size, slant and weight; 28x28 grey."""
 
     kind: Literal["printed-digits"]
     count: int = Field(5000, ge=10, description="pictures to draw, the ten classes in turn")
@@ -65,7 +65,10 @@ class ClassFolders(Settings):
 
 
 class Cifar10(Settings):
-    """CIFAR-10 as its authors publish it: the `python` or the `binary` archive (.tar.gz), or its unpacked folder."""
+    """CIFAR-10 as its authors publish it: the `python` or the `binary` archive (.tar.gz), or its unpacked folder.
+
+    Its test batch becomes the validation split, whatever share `validation` asks for; with 0 it is left out.
+    """
 
     kind: Literal["cifar10"]
     path: str

@@ -5,12 +5,13 @@ import torch
 
 from limner.methods import Moment
 from limner.methods.gan import Method, Params
+from limner.optimise import autocast
 from limner.penalties import zero_centred_gradient_penalty
 from limner.randomness import generator
 from limner.tasks import Pictures, PictureShape
 
 SHAPE = PictureShape(channels=1, height=16, width=16, classes=3)
-BATCH = Pictures(torch.rand(4, 1, 16, 16) * 2 - 1, torch.tensor([0, 1, 2, 0]))
+BATCH = Pictures(torch.rand(4, 1, 16, 16, generator=generator(0)) * 2 - 1, torch.tensor([0, 1, 2, 0]))
 
 
 def build(**params):
@@ -59,20 +60,30 @@ def test_real_pictures_come_back_without_a_gradient():
     assert not batch.images.requires_grad
 
 
-def test_the_generator_is_judged_by_the_discriminator_that_has_just_moved():
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_the_generator_is_judged_by_the_discriminator_that_has_just_moved(precision):
+    """In bfloat16 as well, where autocast would go on with the casts of the weights that it made before the move."""
     method = build(
         penalties={}, loss="bce", discriminator_optimizer={"name": "sgd", "learning_rate": 1.0, "momentum": 0.0}
     )
-    before = method.networks["discriminator"].state_dict()
-    before = {k: v.clone() for k, v in before.items()}
-    fake = method.networks["generator"](**method.product_inputs(BATCH, generator(0, "step", 0))).detach()
-    reported = method.step(BATCH, moment())["loss/generator"]
-    after = torch.nn.functional.softplus(-method.networks["discriminator"](fake, BATCH.labels)).mean()
-    method.networks["discriminator"].load_state_dict(before)
-    unmoved = torch.nn.functional.softplus(-method.networks["discriminator"](fake, BATCH.labels)).mean()
-    # batch normalisation in training mode: the fakes of the step are the fakes drawn here
-    assert reported.item() == pytest.approx(after.item(), rel=1e-5)
-    assert abs(reported.item() - unmoved.item()) > 1e-6
+    discriminator = method.networks["discriminator"]
+    before = {name: value.clone() for name, value in discriminator.state_dict().items()}
+
+    def loss_of(fake):
+        return torch.nn.functional.softplus(-discriminator(fake, BATCH.labels)).mean().item()
+
+    with autocast(precision, torch.device("cpu")):
+        # Batch normalisation in training mode: the fakes of the step are the fakes that are drawn here.
+        fake = method.networks["generator"](**method.product_inputs(BATCH, generator(0, "step", 0))).detach()
+        reported = method.step(BATCH, moment())["loss/generator"].item()
+    with autocast(precision, torch.device("cpu")):
+        moved = loss_of(fake)
+        discriminator.load_state_dict(before)
+    with autocast(precision, torch.device("cpu")):
+        unmoved = loss_of(fake)
+    tolerance = 1e-5 if precision is torch.float32 else 5e-3
+    assert reported == pytest.approx(moved, abs=tolerance)
+    assert abs(reported - unmoved) > 10 * tolerance
 
 
 @pytest.mark.parametrize("discriminator", [{"name": "dense", "widths": [32]}, {"name": "dcgan"}])

@@ -16,13 +16,14 @@ from limner.steps import open_catalog
 
 pytestmark = pytest.mark.pipeline
 
+PROJECT = Path(__file__).parents[2]
+
 
 def run(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     """A command of this environment, as a person has it on the PATH who has activated it."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return subprocess.run(
-        words, cwd=cwd, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False, timeout=300
-    )
+    surroundings = {**os.environ, "PATH": path, "PYTHONPATH": str(PROJECT)}
+    return subprocess.run(words, cwd=cwd, env=surroundings, capture_output=True, text=True, check=False, timeout=300)
 
 
 def metrics(folder: Path) -> dict[str, Any]:
@@ -76,11 +77,10 @@ def test_a_second_repro_runs_nothing_at_all(by_dvc: Path) -> None:
 
 
 def test_the_local_runner_of_kubeflow_gives_the_figures_of_a_direct_call(
-    project: Path, tiny_params: Path, direct: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_params: Path, direct: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     words = ("python", "-m", "pipelines", "run-local", "tiny-gan", "--params", tiny_params, "--root", tmp_path / "out")
-    said = run(*words, cwd=project)
+    said = run(*words, cwd=tmp_path)
     assert said.returncode == 0, said.stdout + said.stderr
     (found,) = (tmp_path / "out").glob("*/evaluate/evaluation/metrics.json")
     assert metrics(found.parent) == metrics(direct / "report")
@@ -89,8 +89,8 @@ def test_the_local_runner_of_kubeflow_gives_the_figures_of_a_direct_call(
     assert shown["artifacts"]["metrics"]["artifacts"][0]["metadata"] == figures[figures["chosen"]]
 
 
-def test_a_failing_step_fails_the_pipeline(project: Path, tiny_params: Path, tmp_path: Path) -> None:
+def test_a_failing_step_fails_the_pipeline(tiny_params: Path, tmp_path: Path) -> None:
     words = ("python", "-m", "pipelines", "run-local", "tiny-gan", "--params", tiny_params, "--root", tmp_path / "out")
-    said = run(*words, "--set", "datasets.tiny.source={kind: folder, path: nowhere}", cwd=project)
+    said = run(*words, "--set", "datasets.tiny.source={kind: folder, path: nowhere}", cwd=tmp_path)
     assert said.returncode == 1
     assert "nowhere" in said.stdout + said.stderr

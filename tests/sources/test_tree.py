@@ -1,5 +1,6 @@
 """A folder as a list of picture files: nothing hangs, runs in circles or goes missing without a word."""
 
+import io
 import os
 import socket
 
@@ -7,7 +8,7 @@ import pytest
 
 from limner.errors import LimnerError
 from limner.sources import Refused
-from limner.sources.tree import scan_folder
+from limner.sources.tree import read_whole, scan_folder
 
 PIPE_WAITS = pytest.mark.timeout(20)
 
@@ -161,6 +162,13 @@ def test_without_permission_files_and_folders_are_unreadable(tmp_path):
             scan(tmp_path / "closed")
     finally:
         (tmp_path / "closed").chmod(0o700)
+
+
+def test_of_a_file_that_is_too_large_nothing_is_read():
+    file = io.BytesIO(b"x" * 10_000)
+    with pytest.raises(Refused, match="too large.*10000 bytes"):
+        read_whole(file, size=10_000, largest_file=1000)
+    assert file.tell() == 0
 
 
 def test_a_file_larger_than_any_allowed_picture_is_not_read_whole(tmp_path):

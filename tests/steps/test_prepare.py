@@ -159,6 +159,18 @@ def test_another_input_and_other_settings_give_another_digest(tmp_path):
     assert len(digests) == 6
 
 
+def test_the_fingerprint_tells_files_apart_that_hold_the_same_pixels(tmp_path):
+    def fingerprint():
+        prepare(folder_of(tmp_path / "raw"), name="x", output=tmp_path / "out")
+        return PackedDataset(tmp_path / "out").manifest.domains["pictures"].fingerprint
+
+    write_pictures(tmp_path / "raw", 3)
+    before, pixels = fingerprint(), bytes_of(tmp_path / "out")["pictures/train-00000.raw"]
+    Image.fromarray(picture(0)).save(tmp_path / "raw" / "0000.png", compress_level=0)
+    assert fingerprint() != before
+    assert bytes_of(tmp_path / "out")["pictures/train-00000.raw"] == pixels
+
+
 def test_folder_tar_and_zip_give_the_same_pictures_and_labels(tmp_path):
     for first, name in enumerate(("a", "b")):
         write_pictures(tmp_path / "raw" / name, 10, first=10 * first)
@@ -549,6 +561,14 @@ def test_a_missing_folder_is_an_error_with_the_nearest_name(tmp_path):
         prepare(folder_of(tmp_path / "photo"), name="x", output=tmp_path / "out")
 
 
+def test_a_link_to_itself_is_an_error_as_source_and_as_output(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(LimnerError, match=r"loop cannot be read\.\nToo many levels"):
+        prepare(folder_of(tmp_path / "loop"), name="x", output=tmp_path / "out")
+    with pytest.raises(LimnerError, match=r"loop is a link that leads nowhere"):
+        prepare(folder_of(write_pictures(tmp_path / "raw", 3)), name="x", output=tmp_path / "loop")
+
+
 # -- cost -------------------------------------------------------------------------------------------------------------
 
 
@@ -564,4 +584,6 @@ def test_the_memory_it_takes_does_not_grow_with_the_set(tmp_path):
             tracemalloc.stop()
 
     peak(10)
-    assert peak(400) - peak(100) < 300 * 128 * 128 * 3 / 10  # the other 300 pictures have 14 MiB
+    small, large = peak(100), peak(400)
+    assert large - small < 300 * 128 * 128 * 3 / 10  # the other 300 pictures have 14 MiB
+    assert large < 20 * 2**20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 import time
 import warnings
@@ -22,7 +23,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
 import limner
-from limner.adapters.mlflow_server import MlflowServer, find_run, first_line, http_patience, is_temporary
+from limner.adapters.mlflow_server import MlflowServer, environment, find_run, first_line, http_patience
 from limner.errors import LimnerError
 from limner.lineage import read_lineage
 from limner.ports import ModelVersion
@@ -106,10 +107,9 @@ class MlflowRegistry:
         with http_patience(retries=3, timeout_seconds=300):
             try:
                 yield
-            except MlflowException as error:
-                what = "does not answer" if is_temporary(error) else "refused"
+            except (MlflowException, OSError) as error:
                 raise LimnerError(
-                    f"The model registry at {self.server} {what}.",
+                    f"The model registry at {self.server} cannot be used.",
                     why=first_line(error),
                     fix="Look at the server and at MLFLOW_TRACKING_URI; --no-track does without a registry.",
                 ) from error
@@ -145,13 +145,15 @@ class MlflowRegistry:
             client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, step=0)])
             client.log_batch(run.info.run_id, metrics=self._figures(candidate, run, model.model_id))
         self._name_model(candidate.name)
-        return client.create_model_version(
-            candidate.name,
-            f"models:/{model.model_id}",
-            run_id=run.info.run_id if run else None,
-            tags=dict(tags),
-            model_id=model.model_id,
-        )
+        # To look the model up, a database's registry makes a client of its own, which asks the environment where.
+        with environment({"MLFLOW_TRACKING_URI": self.server.uri}):
+            return client.create_model_version(
+                candidate.name,
+                f"models:/{model.model_id}",
+                run_id=run.info.run_id if run else None,
+                tags=dict(tags),
+                model_id=model.model_id,
+            )
 
     def _figures(self, candidate: ModelVersion, run: StoredRun, model_id: str) -> list[Metric]:
         """The candidate's metrics as the model's. What the run has recorded already keeps its step and its time.
@@ -160,6 +162,8 @@ class MlflowRegistry:
         """
         now, figures = round(time.time() * 1000), []
         for name, value in candidate.metrics.items():
+            if not math.isfinite(value):  # the models' table has no NaN
+                continue
             recorded = [m for m in self.server.client.get_metric_history(run.info.run_id, name) if m.value == value]
             when, step = (recorded[-1].timestamp, recorded[-1].step) if recorded else (now, 0)
             figures.append(Metric(name, value, when, step, model_id=model_id, run_id=run.info.run_id))

@@ -83,7 +83,7 @@ def _scan_tar(path: Path, *, largest_file: int) -> Tree:
                 parts = _parts(member.name)
                 file = tar.extractfile(member) if member.isreg() and other_kind(parts) is None else None
                 if file is not None:
-                    yield parts, _fetched(partial(read_whole, file, largest_file=largest_file))
+                    yield parts, _fetched(partial(read_whole, file, size=member.size, largest_file=largest_file))
 
     return Tree(pictures, (*set_aside, *others), walk)
 
@@ -121,7 +121,7 @@ def _parts(name: str) -> Parts:
 def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, *, largest_file: int) -> bytes:
     try:
         with archive.open(info) as file:
-            return read_whole(file, largest_file=largest_file)
+            return read_whole(file, size=info.file_size, largest_file=largest_file)
     except Refused:
         raise
     except Exception as error:  # noqa: BLE001 - as above, but one member only: a zip has a directory to go on with

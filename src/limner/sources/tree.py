@@ -96,12 +96,11 @@ def shown(parts: Parts) -> str:
     return displayable("/".join(parts))
 
 
-def read_whole(file: IO[bytes], *, largest_file: int) -> bytes:
-    """All bytes of a file. Raises Refused where there are more than any allowed picture can have."""
-    content = file.read(largest_file + 1)
-    if len(content) > largest_file:
-        raise Refused("too large", f"the file has more than {largest_file // 2**20} MiB")
-    return content
+def read_whole(file: IO[bytes], *, size: int, largest_file: int) -> bytes:
+    """The bytes of a file that says it has `size`. Raises Refused where no allowed picture can have so many."""
+    if size > largest_file:
+        raise Refused("too large", f"the file has {size} bytes, more than any picture of max_megapixels")
+    return file.read(size + 1)  # one more, so that a file whose size is a lie of 0 is read at all, and may fail
 
 
 @dataclass
@@ -180,6 +179,6 @@ def _file_away(finds: _Finds, path: Path, parts: Parts) -> None:
 def _read(path: Path, *, largest_file: int) -> bytes:
     try:
         with path.open("rb") as file:
-            return read_whole(file, largest_file=largest_file)
+            return read_whole(file, size=os.fstat(file.fileno()).st_size, largest_file=largest_file)
     except OSError as error:
         raise Refused("unreadable", str(error.strerror)) from None

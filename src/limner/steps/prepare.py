@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -55,8 +56,8 @@ def prepare(settings: DatasetSettings, *, name: str, output: Path) -> Prepared:
     picture that cannot be used is set aside with its reason. Raises LimnerError where the source is missing or has
     no usable picture, or a class of it has none, and leaves `output` as it was.
     """
-    _refuse_output(output, settings)
     sources = open_domains(settings.source, largest_file=largest_file(settings.image))
+    _refuse_output(output, settings)
     with replaced(output) as folder:
         with (folder / REJECTED).open("w", encoding="utf-8") as rejected, quiet_pillow():
             domains = {
@@ -88,14 +89,20 @@ def _refuse_output(output: Path, settings: DatasetSettings) -> None:
         )
     if output.exists() and not output.is_dir():
         raise LimnerError(f"{output} is a file: a packed dataset is a folder.", fix="Name another output.")
-    target = output.resolve()
-    for place in (path.resolve() for path in places(settings.source)):
+    if output.is_symlink() and not output.exists():
+        raise LimnerError(f"{output} is a link that leads nowhere.", fix="Name another output, or delete the link.")
+    target = _real(output)
+    for place in (_real(path) for path in places(settings.source)):
         if target == place or target in place.parents or place in target.parents:
             raise LimnerError(
                 f"The output {output} and the source {place} lie one inside the other.",
                 why="Preparing again would read its own result, or delete its source.",
                 fix="Keep the pictures in a folder of their own, such as data/raw/<name>.",
             )
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # Path.resolve raises RuntimeError for a link that points to itself
 
 
 def _image_record(image: ImageSettings) -> ImageRecord:
