@@ -6,9 +6,10 @@ Images are float tensors [N, C, H, W] in [-1, 1]; labels are int64 tensors [N].
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from torch import Tensor
+if TYPE_CHECKING:  # packed datasets are made without PyTorch
+    from torch import Tensor
 
 TaskName = Literal["pictures", "unpaired"]
 """`pictures`: one set of images, labelled or not. `unpaired`: a source set and a target set with no pairs."""

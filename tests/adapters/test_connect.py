@@ -41,6 +41,14 @@ def test_argument_goes_before_environment_before_file(monkeypatch: pytest.Monkey
     assert find_server("http://argument").uri == "http://argument"
 
 
+def test_pod_without_a_server_is_warned(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    find_server("http://mlflow:5000")
+    assert not caplog.records
+    find_server()
+    assert "MLFLOW_TRACKING_URI is not set" in caplog.text
+
+
 def test_scheduler_names_the_experiment_by_name_or_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (find_server().experiment, find_server().experiment_id) == ("limner", "")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "7")

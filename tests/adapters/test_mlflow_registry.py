@@ -30,7 +30,7 @@ def registry(server: MlflowServer) -> MlflowRegistry:
 def run_id(server: MlflowServer) -> str:
     with MlflowTracker(server).run("digits-gan") as run:
         run.params({"train.batch": "64"})
-        run.metrics({"fd_classifier": 3.5}, images_seen=400)
+        run.metrics({"quick/fd_classifier": 4.0, "evaluate/fd_classifier": 3.5}, images_seen=400)
     return run.id
 
 
@@ -76,9 +76,14 @@ def test_metrics_are_attached_to_the_model_and_not_drawn_twice_in_the_run(server
     assert model.source_run_id == run_id
     assert str(model.status) == "READY"
     assert model.params["train.batch"] == "64"
-    assert {metric.key: metric.value for metric in model.metrics} == {"fd_classifier": 3.5, "recall": 0.5}
-    history = server.client.get_metric_history(run_id, "fd_classifier")
+    assert {metric.key: metric.value for metric in model.metrics} == {"evaluate/fd_classifier": 3.5, "recall": 0.5}
+    history = server.client.get_metric_history(run_id, "evaluate/fd_classifier")
     assert [(metric.step, metric.value) for metric in history] == [(400, 3.5)]
+    assert set(server.client.get_run(run_id).data.metrics) == {
+        "quick/fd_classifier",
+        "evaluate/fd_classifier",
+        "recall",
+    }
     outputs = server.client.get_run(run_id).outputs.model_outputs
     assert [output.model_id for output in outputs] == [model.model_id]
 

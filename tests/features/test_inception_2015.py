@@ -137,7 +137,7 @@ def test_weights_are_found_where_other_tools_leave_them(tmp_path):
 def test_a_path_that_is_given_is_not_replaced_by_another(tmp_path):
     elsewhere = tmp_path / "there.pth"
     elsewhere.touch()
-    with pytest.raises(LimnerError, match="There are no Inception weights at .*missing.pth"):
+    with pytest.raises(LimnerError, match=r"There are no Inception weights at .*missing\.pth"):
         find_weights(tmp_path / "missing.pth", elsewhere=[elsewhere])
 
 

@@ -83,7 +83,7 @@ def test_the_generator_is_judged_by_the_discriminator_that_has_just_moved(precis
         unmoved = loss_of(fake)
     tolerance = 1e-5 if precision is torch.float32 else 5e-3
     assert reported == pytest.approx(moved, abs=tolerance)
-    assert abs(reported - unmoved) > 10 * tolerance
+    assert abs(reported - unmoved) > 5 * tolerance
 
 
 @pytest.mark.parametrize("discriminator", [{"name": "dense", "widths": [32]}, {"name": "dcgan"}])

@@ -48,9 +48,8 @@ def by_dvc(project: Path, tiny_params: Path, tmp_path_factory: pytest.TempPathFa
 @pytest.fixture(scope="module")
 def direct(tiny_params: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder after the steps were called as functions."""
-    from limner.steps.evaluate import evaluate
-
     from limner.adapters import connect
+    from limner.steps.evaluate import evaluate
     from limner.steps.prepare import prepare
     from limner.steps.train import train
 

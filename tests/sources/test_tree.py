@@ -166,7 +166,7 @@ def test_without_permission_files_and_folders_are_unreadable(tmp_path):
 
 def test_of_a_file_that_is_too_large_nothing_is_read():
     file = io.BytesIO(b"x" * 10_000)
-    with pytest.raises(Refused, match="too large.*10000 bytes"):
+    with pytest.raises(Refused, match=r"too large.*10000 bytes"):
         read_whole(file, size=10_000, largest_file=1000)
     assert file.tell() == 0
 

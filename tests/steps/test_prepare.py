@@ -8,6 +8,7 @@ import tarfile
 import tracemalloc
 import zipfile
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -295,6 +296,21 @@ def test_two_domains_are_prepared_side_by_side(tmp_path):
     assert rejected(tmp_path / "out")["x.png"]["domain"] == "target"
     assert result.rejected == 1
     assert len(json.loads((tmp_path / "out/lineage.json").read_text())["source_fingerprint"].split(",")) == 2
+
+
+@pytest.mark.shared_data
+@pytest.mark.skipif("LIMNER_SHARED_DATA" not in os.environ, reason="LIMNER_SHARED_DATA names no folder of image sets")
+def test_the_real_cifar10_has_ten_classes_of_a_thousand_and_its_published_colours(tmp_path):
+    archive = Path(os.environ["LIMNER_SHARED_DATA"], "cifar10-train-0.tar")
+    counts = prepare(class_folders_of(archive, size=32), name="x", output=tmp_path / "out").counts
+    assert sum(counts.values()) == 10_000
+    dataset = PackedDataset(tmp_path / "out", verify=True)
+    labels = np.concatenate([dataset.split(name).labels for name in ("train", "validation")])
+    assert np.bincount(labels).tolist() == [1000] * 10
+    assert dataset.classes()[::9] == ("airplane", "truck")
+    pixels = np.concatenate([all_pixels(tmp_path / "out", name) for name in ("train", "validation")])
+    # The published mean is that of all 50,000; this is a fifth of them.
+    assert np.allclose(pixels.mean((0, 1, 2)) / 255, [0.4914, 0.4822, 0.4465], atol=0.005)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,8 @@ from limner.ports import Ports, Progress
 
 if TYPE_CHECKING:
     from limner.adapters.mlflow_server import MlflowServer
+
+_log = logging.getLogger(__name__)
 
 
 def silent(images_seen: int, total_images: int, losses: Mapping[str, float]) -> None:
@@ -63,10 +66,13 @@ def find_server(tracking_uri: str = "") -> MlflowServer:
             why="Runs and model versions are recorded there.",
             fix="pip install 'limner[pipeline]', or go without: --no-track",
         ) from error
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri and "KUBERNETES_SERVICE_HOST" in os.environ:
+        _log.warning("MLFLOW_TRACKING_URI is not set: what this pod records will be lost with it.")
     # In a queued experiment of DVC the current folder is a temporary one, which is deleted with all that lies in it.
     root = Path(os.environ.get("DVC_ROOT") or Path.cwd()).absolute()
     return MlflowServer(
-        uri=tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{root / 'mlflow.db'}",
+        uri=uri or f"{SQLITE}{root / 'mlflow.db'}",
         experiment=os.environ.get("MLFLOW_EXPERIMENT_NAME") or "limner",
         experiment_id="" if os.environ.get("MLFLOW_EXPERIMENT_NAME") else os.environ.get("MLFLOW_EXPERIMENT_ID", ""),
     )

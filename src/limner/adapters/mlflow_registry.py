@@ -156,17 +156,21 @@ class MlflowRegistry:
             )
 
     def _figures(self, candidate: ModelVersion, run: StoredRun, model_id: str) -> list[Metric]:
-        """The candidate's metrics as the model's. What the run has recorded already keeps its step and its time.
+        """The candidate's metrics as the model's.
 
-        Otherwise MLflow, which files a model's metrics under its run too, would draw them a second time.
+        What the run has already, be it in a group (`evaluate/fid`), keeps its name, step and time: MLflow files a model's
+        metrics under its run too, and would draw them a second time.
         """
         now, figures = round(time.time() * 1000), []
         for name, value in candidate.metrics.items():
             if not math.isfinite(value):  # the models' table has no NaN
                 continue
-            recorded = [m for m in self.server.client.get_metric_history(run.info.run_id, name) if m.value == value]
-            when, step = (recorded[-1].timestamp, recorded[-1].step) if recorded else (now, 0)
-            figures.append(Metric(name, value, when, step, model_id=model_id, run_id=run.info.run_id))
+            alike = (k for k, v in run.data.metrics.items() if v == value and k.rpartition("/")[2] == name)
+            key, step, when = next(alike, ""), 0, now
+            if key:
+                latest = self.server.client.get_metric_history(run.info.run_id, key)[-1]
+                step, when = latest.step, latest.timestamp
+            figures.append(Metric(key or name, value, when, step, model_id=model_id, run_id=run.info.run_id))
         return figures
 
     def _name_model(self, name: str) -> None:

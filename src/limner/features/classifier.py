@@ -7,7 +7,8 @@ judges. Its features are what lies before the last layer.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -60,7 +61,7 @@ class Classifier:
 
     @cached_property
     def identity(self) -> str:
-        """SHA-256 of the weights. Another number of threads already gives other weights, and other distances."""
+        """SHA-256 of the weights. Another kind of processor can give others, and distances a few per cent away."""
         return tensors_sha256(self.network.state_dict())
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -104,7 +105,7 @@ class Network(nn.Module):
 
 
 def train_classifier(pictures: LabelledPictures, *, classes: int, device: torch.device) -> Classifier:
-    """Train a classifier; the same pictures give the same weights on the same machine.
+    """Train a classifier; the same pictures give the same weights, on any number of the same processor's cores.
 
     Raises LimnerError where there is nothing to tell apart.
     """
@@ -121,7 +122,7 @@ def train_classifier(pictures: LabelledPictures, *, classes: int, device: torch.
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
     rng = generator(0, "classifier", RECIPE, "batches")
     order = torch.empty(0, dtype=torch.int64)
-    with exact_arithmetic(), torch.enable_grad():
+    with exact_arithmetic(), _one_thread(), torch.enable_grad():
         for _ in range(steps):
             if len(order) < min(BATCH, pictures.count):
                 order = torch.randperm(pictures.count, generator=rng)
@@ -150,6 +151,18 @@ def _new_network(*, channels: int, height: int, width: int, classes: int) -> Net
         torch.default_generator.manual_seed(derive_seed(0, "classifier", RECIPE, "weights"))
         network = Network(channels=channels, height=height, width=width, classes=classes)
     return network.to(memory_format=torch.channels_last)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    # The number of threads changes the rounding of gradients, and so the weights: one is the same number everywhere.
+    # On two idle cores it costs half the speed; beside other work it is the faster choice.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _block(inputs: int, outputs: int, *, stride: int) -> list[nn.Module]:

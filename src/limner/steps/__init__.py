@@ -7,14 +7,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from limner.errors import LimnerError
-from limner.methods import method_settings
 from limner.params import Catalog, apply_overrides, read_yaml
+from limner.settings import MethodSettings
 
 
 def open_catalog(path: Path = Path("params.yaml"), overrides: Iterable[str] = ()) -> Catalog:
     """The catalog in `path` (YAML or JSON), with `a.b.c=value` overrides made."""
     raw = apply_overrides(read_yaml(path), overrides, origin=str(path))
-    return Catalog(raw, origin=str(path), method_settings=method_settings)
+    return Catalog(raw, origin=str(path), method_settings=_method_settings)
 
 
 def catalog_from_json(text: str) -> Catalog:
@@ -26,4 +26,10 @@ def catalog_from_json(text: str) -> Catalog:
         raise LimnerError(
             f"{origin} are not JSON.", why=str(error), fix="Print good ones: limner config show MODEL --json"
         ) from error
-    return Catalog(raw, origin=origin, method_settings=method_settings)
+    return Catalog(raw, origin=origin, method_settings=_method_settings)
+
+
+def _method_settings(name: str) -> type[MethodSettings]:
+    from limner.methods import method_settings  # brings PyTorch, which preparing pictures does not need
+
+    return method_settings(name)

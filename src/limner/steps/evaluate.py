@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from limner.data import judged_batches, refuse_other_task
+from limner.data import judged_batches, refuse_other_task, showcase
 from limner.evaluation import Evaluation, evaluate_pictures, frechet_name, write_metrics
 from limner.features import Extractor
+from limner.journal import read_journal
 from limner.lineage import read_lineage, write_lineage
 from limner.packing import PackedDataset
+from limner.pixels import grid, to_uint8
 from limner.ports import Ports
+from limner.randomness import generator
 from limner.reference import Reference, open_extractor, open_reference
+from limner.report import ReportContent, Sheet, render_report
 from limner.settings import EvaluateSettings, MethodSettings, ModelSettings
 from limner.steps.output import replaced
 from limner.tasks import Pictures
 from limner.trained import WEIGHTS, TrainedModel, Which, draw, open_trained
+
+COLUMNS, ROWS = 10, 8
+NEIGHBOURS = 20
+"""Pictures shown beside the training picture that is most like them: those that come nearest to one."""
+PATHS, STOPS = 6, 10
+"""Rows and pictures a row of the latent interpolation."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +42,6 @@ class Evaluated:
     metrics: dict[str, float]
     chosen: Which
     run_id: str
-
-
-@dataclass(frozen=True)
-class Judged:
-    """Pictures of one moment of the model, and what was found."""
-
-    images: Tensor
-    evaluation: Evaluation
 
 
 def evaluate(
@@ -51,26 +55,31 @@ def evaluate(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     trained, lineage = open_trained(model, device=device), read_lineage(model)
     refuse_other_task(packed, task=trained.method.task)
-    extractor = open_extractor(
-        settings.evaluate, packed, cache=ports.cache, device=device, weights_elsewhere=ports.extractor_weights
-    )
-    reference = open_reference(packed, extractor, cache=ports.cache)
-    batches = list(judged_batches(packed, count=settings.evaluate.samples, seed=settings.evaluate.seed, device=device))
-    judge = Bench(settings.evaluate, trained, batches, reference, extractor)
-    last = judge.judge("last")
-    best = last if _same_weights(model) else judge.judge("best")
-    distance = frechet_name(extractor)
-    chosen: Which = "best" if best.evaluation.metrics[distance] <= last.evaluation.metrics[distance] else "last"
-    judged = {"best": best, "last": last}
-    run_id = lineage.get("run_id", "")
+    bench = _open_bench(settings.evaluate, packed, trained, ports=ports)
+    last = bench.judge("last")
+    best = last if _same_weights(model) else bench.judge("best")
+    distance = frechet_name(bench.extractor)
+    judged: dict[Which, Judged] = {"best": best, "last": last}
+    chosen = min(judged, key=lambda which: judged[which].evaluation.metrics[distance])
+    metrics, run_id = dict(judged[chosen].evaluation.metrics), lineage.get("run_id", "")
     with replaced(output) as folder:
         write_metrics(folder / "metrics.json", chosen=chosen, best=best.evaluation, last=last.evaluation)
+        content = ReportContent(
+            name=name,
+            chosen=chosen,
+            metrics={which: found.evaluation.metrics for which, found in judged.items()},
+            protocol=best.evaluation.protocol,
+            notes=best.evaluation.notes,
+            sheets=_sheets(bench, packed, judged[chosen], which=chosen),
+            journal=read_journal(model / "journal.jsonl"),
+            lineage=lineage,
+        )
+        (folder / "report.html").write_text(render_report(content), encoding="utf-8")
         shutil.copy2(model / "curves.csv", folder / "curves.csv")
         write_lineage(folder, {**lineage, "step": "evaluate", "weights": chosen})
-    metrics = dict(judged[chosen].evaluation.metrics)
-    images_seen = int(lineage.get("images_seen") or 0)
     with ports.tracker.run(name, run_id=run_id) as tracked:
-        tracked.metrics({f"evaluate/{key}": value for key, value in metrics.items()}, images_seen=images_seen)
+        figures = {f"evaluate/{key}": value for key, value in metrics.items()}
+        tracked.metrics(figures, images_seen=int(lineage.get("images_seen") or 0))
         tracked.tags({f"protocol.{key}": value for key, value in best.evaluation.protocol.items()})
         tracked.file(output / "metrics.json")
         tracked.file(output / "report.html")
@@ -78,8 +87,16 @@ def evaluate(
 
 
 @dataclass(frozen=True)
+class Judged:
+    """Pictures of one moment of the model, and what was found."""
+
+    images: Tensor
+    evaluation: Evaluation
+
+
+@dataclass(frozen=True)
 class Bench:
-    """All that two moments of a model are judged with alike."""
+    """All that both moments of a model are judged with."""
 
     settings: EvaluateSettings
     trained: TrainedModel
@@ -90,15 +107,83 @@ class Bench:
     def judge(self, which: Which) -> Judged:
         """Draw the moment's pictures and judge them."""
         images = draw(self.trained.method, self.trained.product(which), self.batches, seed=self.settings.seed)
-        labels = (
-            None
-            if self.batches[0].labels is None
-            else torch.cat([b.labels for b in self.batches if b.labels is not None])
-        )
-        evaluation = evaluate_pictures(
+        # Labels count only where the product was asked for them.
+        inputs = self.trained.method.product_inputs(self.batches[0], generator(0, device=self.batches[0].images.device))
+        labels = torch.cat([b.labels for b in self.batches if b.labels is not None]) if "labels" in inputs else None
+        found = evaluate_pictures(
             images, labels, reference=self.reference, extractor=self.extractor, settings=self.settings
         )
-        return Judged(images, evaluation)
+        return Judged(images, found)
+
+
+def _open_bench(settings: EvaluateSettings, packed: PackedDataset, trained: TrainedModel, *, ports: Ports) -> Bench:
+    device = next(trained.method.networks.parameters()).device
+    extractor = open_extractor(
+        settings, packed, cache=ports.cache, device=device, weights_elsewhere=ports.extractor_weights
+    )
+    return Bench(
+        settings=settings,
+        trained=trained,
+        batches=list(judged_batches(packed, count=settings.samples, seed=settings.seed, device=device)),
+        reference=open_reference(packed, extractor, cache=ports.cache),
+        extractor=extractor,
+    )
+
+
+def _sheets(bench: Bench, packed: PackedDataset, judged: Judged, *, which: Which) -> list[Sheet]:
+    method, product = bench.trained.method, bench.trained.product(which)
+    examples = showcase(packed.split("train"), count=COLUMNS * ROWS, device=next(product.parameters()).device)
+    made = draw(method, product, [examples], seed=bench.settings.seed)
+    classes = packed.classes()
+    order = f" Columns are the classes {', '.join(classes[:COLUMNS])}." if 1 < len(classes) <= COLUMNS else ""
+    sheets = [
+        Sheet("Real", "A grid of training pictures.", grid(to_uint8(examples.images), columns=COLUMNS), order.strip()),
+        Sheet("Generated", "A grid of generated pictures.", grid(made, columns=COLUMNS), f"None is chosen.{order}"),
+    ]
+    inputs = method.product_inputs(
+        examples, generator(bench.settings.seed, "interpolate", device=examples.images.device)
+    )
+    if "latent" in inputs:
+        sheets.append(
+            Sheet(
+                "From one latent to another",
+                "Rows of generated pictures that change step by step.",
+                grid(_interpolate(product, inputs), columns=STOPS),
+                "Each row walks between two latents. Smooth changes: it has not learnt pictures by heart.",
+            )
+        )
+    return [*sheets, _neighbours(judged, packed)]
+
+
+@torch.no_grad()
+def _interpolate(product: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
+    """Results [PATHS * STOPS, C, H, W] along great circles between latents, where normal noise has its mass."""
+    start, end = inputs["latent"][:PATHS], inputs["latent"][PATHS : 2 * PATHS]
+    angle = torch.linspace(0, torch.pi / 2, STOPS, device=start.device)[None, :, None]
+    path = start[:, None] * angle.cos() + end[:, None] * angle.sin()
+    others = {name: value[:PATHS].repeat_interleave(STOPS, 0) for name, value in inputs.items() if name != "latent"}
+    return to_uint8(product(latent=path.flatten(0, 1), **others)).cpu()
+
+
+def _neighbours(judged: Judged, packed: PackedDataset) -> Sheet:
+    found = judged.evaluation
+    closest = np.argsort(found.nearest_distances, kind="stable")[:NEIGHBOURS]
+    real = torch.from_numpy(packed.split("train").pixels(found.nearest[closest])).permute(0, 3, 1, 2)
+    halves = [torch.stack([judged.images[closest], real])[:, start : start + COLUMNS] for start in (0, COLUMNS)]
+    distances = found.nearest_distances
+    caption = (
+        f"Of {len(judged.images)} pictures, those nearest to a training picture, each above it. Distances of these: "
+        f"{distances[closest[0]]:.1f} to {distances[closest[-1]]:.1f} grey levels; median of all {np.median(distances):.1f}"
+    )
+    if found.validation_distances is not None:
+        held_out = found.validation_distances
+        caption += f"; held-out real pictures: least {held_out.min():.1f}, median {np.median(held_out):.1f}"
+    return Sheet(
+        "Nearest training pictures",
+        "Generated pictures, each above the training picture that is most like it.",
+        grid(torch.cat([half.flatten(0, 1) for half in halves if half.shape[1]]), columns=min(COLUMNS, len(closest))),
+        f"{caption}.",
+    )
 
 
 def _same_weights(model: Path) -> bool:
