@@ -158,8 +158,8 @@ class MlflowRegistry:
     def _figures(self, candidate: ModelVersion, run: StoredRun, model_id: str) -> list[Metric]:
         """The candidate's metrics as the model's.
 
-        What the run has already, be it in a group (`evaluate/fid`), keeps its name, step and time: MLflow files a model's
-        metrics under its run too, and would draw them a second time.
+        What the run has already, be it in a group (`evaluate/fid`), keeps its name, step and time: MLflow files a
+        model's metrics under its run too, and would draw them a second time.
         """
         now, figures = round(time.time() * 1000), []
         for name, value in candidate.metrics.items():

@@ -24,15 +24,17 @@ def print_json(document: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table with a heading."""
+    """Print a table with a heading. Only the last column breaks its lines."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*columns, box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), collapse_padding=True)
+    for name in columns:
+        table.add_column(name, no_wrap=name != columns[-1])
     for row in rows:
         table.add_row(*row)
-    Console(soft_wrap=False).print(table)
+    Console().print(table)
 
 
 def _print_rows(rows: Mapping[str, Any]) -> None:

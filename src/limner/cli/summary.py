@@ -77,8 +77,10 @@ def _row(name: str, result: dict[str, Any]) -> tuple[str, str, str, str]:
     return (
         name,
         f"{result['dataset']}\n{result['dataset_digest'][:12]}",
-        f"of the {result['chosen']} moment\n{figures(result['metrics'])}" if result["metrics"] else "not evaluated yet",
-        figures([f"{result['verdict']}: {registry}", *result["reasons"]]) if result["verdict"] else "not promoted yet",
+        figures(result["metrics"]) if result["metrics"] else "not evaluated yet",
+        figures([registry, f"{result['verdict']}: {' '.join(result['reasons'])}"])
+        if result["verdict"]
+        else "not promoted yet",
     )
 
 

@@ -172,8 +172,9 @@ def _neighbours(judged: Judged, packed: PackedDataset) -> Sheet:
     halves = [torch.stack([judged.images[closest], real])[:, start : start + COLUMNS] for start in (0, COLUMNS)]
     distances = found.nearest_distances
     caption = (
-        f"Of {len(judged.images)} pictures, those nearest to a training picture, each above it. Distances of these: "
-        f"{distances[closest[0]]:.1f} to {distances[closest[-1]]:.1f} grey levels; median of all {np.median(distances):.1f}"
+        f"Of {len(judged.images)} pictures, those nearest to a training picture, each above it. Distances: "
+        f"{distances[closest[0]]:.1f} to {distances[closest[-1]]:.1f} grey levels; of all, the median is "
+        f"{np.median(distances):.1f}"
     )
     if found.validation_distances is not None:
         held_out = found.validation_distances
