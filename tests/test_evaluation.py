@@ -258,7 +258,7 @@ def test_pictures_that_are_all_the_same_break_nothing(tmp_path):
     same = np.full((20, 8, 8, 3), 7, np.uint8)
     found = Stand(unlabelled(tmp_path, same, same), tmp_path / "cache").judge(same)
     assert found.metrics["fd_pixels"] == pytest.approx(0, abs=1e-9)
-    assert "novelty" not in found.metrics, "a distance of nothing is no unit to measure in"
+    assert not {"novelty", "diversity"} & set(found.metrics), "a distance of nothing is no unit to measure in"
 
 
 # -- extractors -------------------------------------------------------------------------------------------------------
@@ -329,14 +329,8 @@ def test_metrics_json_has_protocol_choice_and_both_moments(good, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.json"]
 
 
-def test_a_figure_that_is_none_never_reaches_the_file(good, tmp_path, monkeypatch):
-    with pytest.raises(LimnerError, match="metric fd_pixels came out as nan"):
-        monkeypatch.setattr(evaluation, "frechet_distance", lambda *_: math.nan)
-        QuickJudge(None_moments(good), Pixels(), sure=0.9)(nchw(TRAIN[0][:10]))
-
-
-def None_moments(good):
-    class NoReference:
-        moments = None
-
-    return NoReference()
+def test_a_figure_that_is_not_finite_is_an_error(stand, monkeypatch):
+    monkeypatch.setattr(evaluation, "frechet_distance", lambda *_: math.nan)
+    judge = QuickJudge(stand.reference, stand.extractor, sure=0.9)
+    with pytest.raises(LimnerError, match="metric fd_classifier came out as nan"):
+        judge(nchw(TRAIN[0][:10]))

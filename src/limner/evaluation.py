@@ -196,7 +196,7 @@ def _diversity(small: Tensor, classes: Tensor | None, *, reference: Reference) -
     for generated, genuine in groups:
         if min(len(generated), len(genuine)) >= 2:
             varied = mean_pairwise_distance(genuine[selection(len(genuine), MOST_PAIRED)])
-            if varied > 0:
+            if _grey_levels(varied, small) > 1:
                 ratios.append(mean_pairwise_distance(generated[selection(len(generated), MOST_PAIRED)]) / varied)
     name = "diversity" if classes is None or labels is None else "within_class_diversity"
     return {name: sum(ratios) / len(ratios)} if ratios else {}
@@ -213,8 +213,7 @@ class _Closest:
 
 def _closest(small: Tensor, real: RealPictures) -> _Closest:
     found = nearest(small, real.thumbnails, neighbours=2)
-    grey_levels = found.distances * (255 / math.sqrt(small.shape[1]))
-    first, second = grey_levels.T
+    first, second = (found.distances * _grey_levels(1, small)).T
     # Within one grey level it is a copy of a picture that the training split has twice.
     return _Closest(real.indices[found.indices[:, 0].numpy()], first, (first <= COPY_RATIO * second) | (first <= 1))
 
@@ -228,9 +227,14 @@ def _copies(closest: _Closest, held_out: _Closest | None) -> dict[str, float]:
     if held_out is not None:
         found["copy_share_real"] = float(held_out.copied.double().mean())
         usual = float(held_out.distances.median())
-        if usual:
+        if usual > 1:
             found["novelty"] = float(closest.distances.median()) / usual
     return found
+
+
+def _grey_levels(distance: float, small: Tensor) -> float:
+    """A distance of thumbnails [N, D] in [0, 1] as root mean square difference of a pixel in grey levels."""
+    return distance * 255 / math.sqrt(small.shape[1])
 
 
 def _finite(found: dict[str, float]) -> dict[str, float]:

@@ -18,8 +18,6 @@ from mlflow.exceptions import MlflowException
 from limner.errors import LimnerError
 
 SQLITE = "sqlite:///"
-KIND = {"mlflow.experimentKind": "custom_model_development"}
-"""Lets the UI open an experiment with runs and charts, not with the traces of a language model."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class MlflowServer:
         if found is not None:
             return str(found.experiment_id)
         try:
-            return str(self.client.create_experiment(self.experiment, artifact_location=self._artifacts(), tags=KIND))
+            return str(self.client.create_experiment(self.experiment, artifact_location=self._artifacts()))
         except MlflowException:  # somebody else was faster
             found = self.client.get_experiment_by_name(self.experiment)
             if found is None:
