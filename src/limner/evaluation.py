@@ -59,6 +59,8 @@ class Evaluation:
     """For each picture, the place in the training split of the real one that is most like it."""
     nearest_distances: NDArray[np.float64]
     """How far that is: root mean square difference of the thumbnails, grey levels."""
+    nearest_ratios: NDArray[np.float64]
+    """That over the distance of the second nearest: the lower, the more a picture looks like a copy."""
     validation_distances: NDArray[np.float64] | None
     """The same for the held-out real pictures, where there are some."""
 
@@ -110,6 +112,7 @@ def evaluate_pictures(
         notes=tuple(_notes(features, reference=reference, extractor=extractor)),
         nearest=closest.places,
         nearest_distances=closest.distances.numpy(),
+        nearest_ratios=closest.ratios.numpy(),
         validation_distances=None if held_out is None else held_out.distances.numpy(),
     )
 
@@ -208,14 +211,17 @@ class _Closest:
 
     places: NDArray[np.int64]
     distances: Tensor
+    ratios: Tensor
     copied: Tensor
 
 
 def _closest(small: Tensor, real: RealPictures) -> _Closest:
     found = nearest(small, real.thumbnails, neighbours=2)
     first, second = (found.distances * _grey_levels(1, small)).T
-    # Within one grey level it is a copy of a picture that the training split has twice.
-    return _Closest(real.indices[found.indices[:, 0].numpy()], first, (first <= COPY_RATIO * second) | (first <= 1))
+    ratios = first / second.clamp(min=1e-9)
+    # Within one grey level it is a copy even where the training split has the picture twice.
+    copied = (ratios <= COPY_RATIO) | (first <= 1)
+    return _Closest(real.indices[found.indices[:, 0].numpy()], first, ratios, copied)
 
 
 def _copies(closest: _Closest, held_out: _Closest | None) -> dict[str, float]:

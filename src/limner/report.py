@@ -4,26 +4,73 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import cycle
 from typing import Any
 
 import jinja2
+import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from PIL import Image
 
 from limner.pixels import encode_png
 
-CURVES = {
-    "Losses": ("loss/generator", "loss/discriminator"),
-    "What the discriminator thinks (mean probability of being real)": ("score/real", "score/fake"),
-    "Gradient penalties": ("penalty/r1", "penalty/r2"),
-    "Gradient norms": ("gradient/generator", "gradient/discriminator"),
-    "Quick Frechet distance of the averaged product": ("quick/fid", "quick/fd_classifier", "quick/fd_pixels"),
-    "Images per second": ("images_per_second",),
+MEANINGS = {
+    "fid": ("lower", "Fréchet inception distance to the training pictures; 0 is equal"),
+    "fd_": ("lower", "Fréchet distance of the features to those of the training pictures; 0 is equal"),
+    "kid": ("lower", "kernel inception distance; near 0 is equal"),
+    "kid_se": ("", "its standard error"),
+    "kd_": ("lower", "kernel distance of the features; near 0 is equal"),
+    "kd_se_": ("", "its standard error"),
+    "precision_": ("higher", "share of the pictures that lie among real ones"),
+    "recall_": ("higher", "share of the real pictures that lie among generated ones"),
+    "sure_share": ("higher", "share of the pictures whose class the classifier is sure of"),
+    "sure_share_real": ("", "the same of held-out real pictures"),
+    "sure_share_ratio": ("higher", "how readable the pictures are: the first over the second"),
+    "class_entropy": ("higher", "how evenly the classes are drawn; 1 is even"),
+    "label_agreement": ("higher", "share of the pictures that are read as the class they were made for"),
+    "label_agreement_real": ("", "the same of held-out real pictures: how good the classifier is"),
+    "within_class_diversity": ("near 1", "how varied a class is, over the real pictures'; 0 is always the same one"),
+    "diversity": ("near 1", "how varied the pictures are, over the real ones; 0 is always the same one"),
+    "copy_share": ("lower", "share of the pictures that copy a training picture"),
+    "copy_share_real": ("", "the same of held-out real pictures"),
+    "novelty": ("near 1", "median distance to the nearest training picture, over that of held-out real pictures"),
 }
-"""Title of a plot -> the journal's figures in it; a figure that was never written is left out."""
+"""A metric, or how a family of them begins -> which way is better, and what it says; in the order of the table."""
+
+HEADLINES = {
+    "fid": ("Fréchet inception distance", "{:.2f}"),
+    "fd_": ("Fréchet distance", "{:.3g}"),
+    "sure_share_ratio": ("as readable as real pictures", "{:.1%}"),
+    "class_entropy": ("evenness of the classes", "{:.1%}"),
+    "within_class_diversity": ("as varied within a class as real pictures", "{:.0%}"),
+    "diversity": ("as varied as real pictures", "{:.0%}"),
+    "copy_share": ("copies of training pictures", "{:.2%}"),
+}
+"""A metric, or how a family of them begins -> the words and the form in which it stands at the top."""
+
+PLOT_TITLES = {
+    "loss": "Losses",
+    "score": "Discriminator: mean probability of being real",
+    "penalty": "Gradient penalties",
+    "gradient": "Gradient norms",
+    "images_per_second": "Images per second",
+    "memory_gib": "Memory, GiB",
+}
+"""What the journal's figures before the stroke are called; others are called by their own name."""
+
+INK = "#010203"  # stands in a plot for the page's own, which is light or dark
+THEME = "svg { color: #1b1b1f } @media (prefers-color-scheme: dark) { svg { color: #ececf1 } }"
+COLOURS = ("#2b7bba", "#d0632a", "#3f8f4f", "#9a62b8")  # at least 3:1 on white as on the dark paper
+STYLES = ("-", "--", "-.", ":")  # told apart without colours, too
+WIDEST_SHEET = 1600
+"""Pixels; a larger sheet is scaled down."""
+SHARP_SHEET = 800
+"""Pixels; a sheet up to this width is enlarged without smoothing."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +83,8 @@ class Sheet:
     pixels: NDArray[np.uint8]
     """uint8 [H, W, C]."""
     caption: str = ""
+    headings: Sequence[str] = ()
+    """What stands above the columns, where they mean something."""
 
 
 @dataclass(frozen=True)
@@ -51,48 +100,141 @@ class ReportContent:
     sheets: Sequence[Sheet]
     journal: Sequence[Mapping[str, Any]]
     lineage: Mapping[str, str]
+    distances: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    """Distances to the nearest training picture, grey levels, of the sets of pictures by name."""
 
 
 def render_report(content: ReportContent) -> str:
-    """The report as HTML. It refers to nothing outside itself."""
+    """The report as HTML. It refers to nothing outside itself; the same content gives the same text."""
     loader = jinja2.PackageLoader("limner", "templates")
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     return environment.get_template("report.html.j2").render(
         content=content,
-        names=list(dict.fromkeys(name for figures in content.metrics.values() for name in figures)),
-        sheets=[(sheet, _uri(encode_png(sheet.pixels), "png")) for sheet in content.sheets],
-        plots=[(title, _uri(svg, "svg+xml")) for title, svg in _plots(content.journal)],
+        metrics=_explained(content.metrics),
+        headlines=list(_headlines(content.metrics[content.chosen])),
+        sheets=[(sheet, _sheet_uri(sheet)) for sheet in content.sheets],
+        sharp=SHARP_SHEET,
+        distances=_uri(_distances_svg(content.distances), "svg+xml") if content.distances else "",
+        plots=[(title, _uri(svg, "svg+xml")) for title, svg in _curves(content.journal)],
         events=[line for line in content.journal if "event" in line],
     )
 
 
-def _plots(journal: Sequence[Mapping[str, Any]]) -> list[tuple[str, bytes]]:
-    points = [line for line in journal if "metrics" in line]
-    plots = []
-    for title, names in CURVES.items():
-        series = {
-            name: [(line["images"] / 1000, line["metrics"][name]) for line in points if name in line["metrics"]]
-            for name in names
-        }
-        written = {name: rows for name, rows in series.items() if rows}
-        if written:
-            plots.append((title, _plot(written)))
-    return plots
+# -- figures ----------------------------------------------------------------------------------------------------------
 
 
-def _plot(series: Mapping[str, Sequence[tuple[float, float]]]) -> bytes:
-    figure = Figure(figsize=(6.4, 3.2), layout="constrained")
-    axes = figure.add_subplot()
-    for name, rows in series.items():
-        kimg, values = zip(*rows, strict=True)
-        axes.plot(kimg, values, label=name, linewidth=1.6)
-    axes.set_xlabel("thousands of images")
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()
+def _family(name: str) -> str:
+    """The key of a metric's name in the tables above."""
+    if name in MEANINGS:
+        return name
+    return f"{name.split('_')[0]}_{'se_' if name.endswith('_se') else ''}"
+
+
+def _explained(metrics: Mapping[str, Mapping[str, float]]) -> list[tuple[str, str, str]]:
+    """Name, better direction and meaning of every metric there is; unknown ones last."""
+    order = list(MEANINGS)
+    names = dict.fromkeys(name for figures in metrics.values() for name in figures)
+    known = sorted((name for name in names if _family(name) in MEANINGS), key=lambda name: order.index(_family(name)))
+    unknown = [(name, "", "") for name in names if name not in known]
+    return [(name, *MEANINGS[_family(name)]) for name in known] + unknown
+
+
+def _headlines(metrics: Mapping[str, float]) -> Iterator[tuple[str, str]]:
+    """Value and words for each figure that deserves to be seen first."""
+    found = {_family(name): value for name, value in metrics.items()}
+    for family, (words, form) in HEADLINES.items():
+        if family in found:
+            yield form.format(found[family]), words
+
+
+# -- pictures ---------------------------------------------------------------------------------------------------------
+
+
+def _sheet_uri(sheet: Sheet) -> str:
+    height, width, channels = sheet.pixels.shape
+    pixels = sheet.pixels
+    if max(height, width) > WIDEST_SHEET:
+        scale = WIDEST_SHEET / max(height, width)
+        image = Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels)
+        small = image.resize((max(1, round(width * scale)), max(1, round(height * scale))), Image.Resampling.LANCZOS)
+        pixels = np.asarray(small).reshape(small.height, small.width, channels)
+    return _uri(encode_png(pixels), "png")
 
 
 def _uri(data: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+# -- plots ------------------------------------------------------------------------------------------------------------
+
+
+def _curves(journal: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, bytes]]:
+    """Title and SVG of every group of the journal's figures, in the order in which they first appear."""
+    plots: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for line in journal:
+        for name, value in line.get("metrics", {}).items():
+            group, _, member = name.partition("/")
+            title = f"Quick judgement: {member}" if group == "quick" else PLOT_TITLES.get(group, group)
+            plots.setdefault(title, {}).setdefault(member or group, []).append((line["images"] / 1000, value))
+    for title, series in plots.items():
+        yield title, _curves_svg(series)
+
+
+def _curves_svg(series: Mapping[str, Sequence[tuple[float, float]]]) -> bytes:
+    with mpl.rc_context(_STYLE):
+        figure, axes = _axes("thousands of images")
+        for (name, rows), colour, style in zip(series.items(), cycle(COLOURS), cycle(STYLES)):
+            kimg, values = zip(*rows, strict=True)
+            marker = "o" if len(rows) < 20 else ""
+            axes.plot(kimg, values, style, label=name, color=colour, linewidth=1.6, marker=marker, markersize=4)
+        heights = [value for rows in series.values() for _, value in rows]
+        if min(heights) > 0 and max(heights) / min(heights) > 50:
+            axes.set_yscale("log")
+        if len(series) > 1:
+            axes.legend(frameon=False)
+        return _svg(figure)
+
+
+def _distances_svg(distances: Mapping[str, NDArray[np.float64]]) -> bytes:
+    """How the distances of each set are spread: histograms of equal area over the same bins."""
+    with mpl.rc_context(_STYLE):
+        figure, axes = _axes("distance to the nearest training picture, grey levels")
+        bins = np.linspace(0, max(float(values.max()) for values in distances.values()) or 1, 41).tolist()
+        for (name, values), colour, style in zip(distances.items(), cycle(COLOURS), cycle(STYLES)):
+            axes.hist(
+                values,
+                bins=bins,
+                density=True,
+                histtype="step",
+                label=name,
+                color=colour,
+                linestyle=style,
+                linewidth=1.6,
+            )
+        axes.set_yticks([])
+        axes.legend(frameon=False)
+        return _svg(figure)
+
+
+_STYLE: Any = {
+    "svg.hashsalt": "limner",  # the same plot is the same file
+    **{f"{part}.color": INK for part in ("text", "xtick", "ytick")},
+    **{f"axes.{part}": INK for part in ("edgecolor", "labelcolor")},
+}
+
+
+def _axes(label: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(5.6, 2.9), layout="constrained", facecolor="none")
+    axes = figure.add_subplot(facecolor="none")
+    axes.set_xlabel(label)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _svg(figure: Figure) -> bytes:
+    """The figure as SVG whose ink follows the reader's choice of a light or dark page."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    head, tag, body = buffer.getvalue().replace(INK, "currentColor").partition("<defs>")
+    return f"{head}<style>{THEME}</style>{tag}{body}".encode()

@@ -16,11 +16,13 @@ class Receiver:
     def __init__(self) -> None:
         self.got: list[float] = []
         self.deliveries = 0
+        self.failures = 0
         self.present = threading.Event()
         self.present.set()
 
     def __call__(self, metrics: Sequence[Metric]) -> None:
         if not self.present.is_set():
+            self.failures += 1
             raise ConnectionError("nobody is here")
         if any(metric.key == "bad" for metric in metrics):
             raise MlflowException.invalid_parameter_value("a bad name")
@@ -104,15 +106,15 @@ def test_what_need_not_be_kept_is_dropped_and_counted_while_away(receiver, box, 
 def test_closing_while_away_gives_up_at_once_and_counts_all(receiver, caplog):
     box = Outbox(receiver, receiver="The server", pause_seconds=3600)
     receiver.present.clear()
-    for value in range(70):
+    for value in range(500):
         box.put(point(value))
     box.put(lambda: None)
     wait_until(lambda: "does not answer" in caplog.text)
     began = time.monotonic()
     lost = box.close()
     assert time.monotonic() - began < 2
-    assert (lost.points, lost.others) == (70, 1)
-    assert receiver.got == []
+    assert (lost.points, lost.others) == (500, 1)
+    assert receiver.failures <= 2  # each may be a minute of waiting for an answer
 
 
 def test_closing_does_not_wait_for_ever_for_a_receiver_that_hangs(receiver, box):
