@@ -13,6 +13,9 @@ export PATH := $(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 export DVC_NO_ANALYTICS := true
 
+# The tests run in as many processes as there are cores; in each of them torch gets one.
+test check test-all: export OMP_NUM_THREADS := 1
+
 .DEFAULT_GOAL := help
 .PHONY: help run test check smoke test-all lint format ui lock clean
 
@@ -51,7 +54,7 @@ format: $(SETUP) ## let ruff put imports, quotes and line ends right
 
 ui: $(SETUP) ## look at the runs and the registry in a browser (PORT=5000)
 	@echo "MLflow: http://127.0.0.1:$(PORT)   (stop with Ctrl-C)"
-	@mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" --host 127.0.0.1 --port $(PORT)
+	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" --host 127.0.0.1 --port $(PORT) --workers 1
 
 lock: $(SETUP) ## resolve requirements.lock anew from pyproject.toml
 	@uv pip compile --universal --python-version 3.11 --extra pipeline --extra dev \

@@ -28,7 +28,7 @@ PLUMBING = {
 }  # fmt: skip
 """Modules that have no say in what comes out of a step."""
 
-JUDGEMENT = {"limner.evaluation", "limner.metrics", "limner.features"}
+JUDGEMENT = {"limner.evaluation", "limner.features", "limner.metrics", "limner.reference"}
 """Used in training to pick `best`; the evaluation judges again. See dvc.yaml."""
 
 

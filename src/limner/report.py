@@ -127,7 +127,7 @@ def _family(name: str) -> str:
     """The key of a metric's name in the tables above."""
     if name in MEANINGS:
         return name
-    return f"{name.split('_')[0]}_{'se_' if name.endswith('_se') else ''}"
+    return f"{name.split('_', maxsplit=1)[0]}_{'se_' if name.endswith('_se') else ''}"
 
 
 def _explained(metrics: Mapping[str, Mapping[str, float]]) -> list[tuple[str, str, str]]:
@@ -191,7 +191,7 @@ def _curves_svg(series: Mapping[str, Sequence[tuple[float, float]]]) -> bytes:
         if min(heights) > 0 and max(heights) / min(heights) > 50:
             axes.set_yscale("log")
         if len(series) > 1:
-            axes.legend(frameon=False)
+            figure.legend(frameon=False, loc="outside upper left", ncols=3)
         return _svg(figure)
 
 
@@ -212,7 +212,7 @@ def _distances_svg(distances: Mapping[str, NDArray[np.float64]]) -> bytes:
                 linewidth=1.6,
             )
         axes.set_yticks([])
-        axes.legend(frameon=False)
+        figure.legend(frameon=False, loc="outside upper left", ncols=3)
         return _svg(figure)
 
 
@@ -224,7 +224,7 @@ _STYLE: Any = {
 
 
 def _axes(label: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(5.6, 2.9), layout="constrained", facecolor="none")
+    figure = Figure(figsize=(5.0, 2.7), layout="constrained", facecolor="none")
     axes = figure.add_subplot(facecolor="none")
     axes.set_xlabel(label)
     axes.grid(alpha=0.25)

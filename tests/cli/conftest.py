@@ -44,7 +44,7 @@ def say(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> I
     signal.signal(signal.SIGTERM, before)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def tiny_pipeline(tiny_params: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the five steps have run for `tiny-gan`, untracked."""
     folder, before = tmp_path_factory.mktemp("pipeline"), Path.cwd()

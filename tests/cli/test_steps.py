@@ -26,7 +26,7 @@ class TestPlaces:
         assert Path(path).is_file()
 
     def test_training_leaves_no_checkpoints_behind(self) -> None:
-        assert not [path for path in Path("runs").rglob("*") if path.is_file()]
+        assert not [path for path in Path("runs/tiny-gan").rglob("*") if path.is_file()]
 
 
 def test_prepare_prints_its_result(say, tiny_params: Path, tmp_path: Path) -> None:

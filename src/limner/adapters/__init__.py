@@ -25,17 +25,20 @@ def connect(*, track: bool = True, tracking_uri: str = "", progress: Progress = 
     """The ports of a process: MLflow, or nothing at all where `track` is off.
 
     The server is `tracking_uri`, else MLFLOW_TRACKING_URI, else the file mlflow.db in DVC_ROOT or the current folder.
-    MLFLOW_RUN_ID, MLFLOW_EXPERIMENT_NAME and MLFLOW_EXPERIMENT_ID say what a scheduler has prepared.
+    MLFLOW_RUN_ID, MLFLOW_EXPERIMENT_NAME and MLFLOW_EXPERIMENT_ID say what a scheduler has prepared. LIMNER_CACHE is a
+    folder for what can be computed again; LIMNER_INCEPTION_WEIGHTS, TORCH_HOME say where weights may lie.
     """
+    cache, weights = Path(os.environ.get("LIMNER_CACHE", "runs/cache")), _extractor_weights()
     if not track:
         from limner.adapters.untracked import UntrackedRegistry, UntrackedTracker
 
-        return Ports(UntrackedTracker(), UntrackedRegistry(), progress)
+        return Ports(UntrackedTracker(), UntrackedRegistry(), progress, cache, weights)
     server = find_server(tracking_uri)
     from limner.adapters.mlflow_registry import MlflowRegistry
     from limner.adapters.mlflow_tracker import MlflowTracker
 
-    return Ports(MlflowTracker(server, os.environ.get("MLFLOW_RUN_ID", "")), MlflowRegistry(server), progress)
+    tracker = MlflowTracker(server, os.environ.get("MLFLOW_RUN_ID", ""))
+    return Ports(tracker, MlflowRegistry(server), progress, cache, weights)
 
 
 def replay(journal: Path, *, name: str, run_id: str, finished: bool, tracking_uri: str = "") -> tuple[str, int]:
@@ -76,3 +79,14 @@ def find_server(tracking_uri: str = "") -> MlflowServer:
         experiment=os.environ.get("MLFLOW_EXPERIMENT_NAME") or "limner",
         experiment_id="" if os.environ.get("MLFLOW_EXPERIMENT_NAME") else os.environ.get("MLFLOW_EXPERIMENT_ID", ""),
     )
+
+
+def _extractor_weights() -> tuple[Path, ...]:
+    """Where the Inception weights may lie: the file that the user names, then where other tools leave it."""
+    from limner.features.inception_2015 import usual_places
+
+    named = os.environ.get("LIMNER_INCEPTION_WEIGHTS")
+    torch_home = (
+        os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "torch"
+    )
+    return (*((Path(named),) if named else ()), *usual_places(Path(torch_home)))
