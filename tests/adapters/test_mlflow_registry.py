@@ -76,6 +76,7 @@ def test_metrics_are_attached_to_the_model_and_not_drawn_twice_in_the_run(server
     assert model.source_run_id == run_id
     assert str(model.status) == "READY"
     assert model.params["train.batch"] == "64"
+    assert json.loads(model.tags["mlflow.modelVersions"]) == [{"name": "digits", "version": 1}]
     assert {metric.key: metric.value for metric in model.metrics} == {"evaluate/fd_classifier": 3.5, "recall": 0.5}
     history = server.client.get_metric_history(run_id, "evaluate/fd_classifier")
     assert [(metric.step, metric.value) for metric in history] == [(400, 3.5)]

@@ -152,3 +152,20 @@ def test_a_file_that_holds_something_else_is_refused(tmp_path, content):
         torch.save(what[content], path)
     with pytest.raises(LimnerError, match="does not hold Inception weights"):
         load_inception(path, device=CPU)
+
+
+class Trap:
+    """Unpickling it leaves a file behind."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_a_file_of_weights_runs_no_code(tmp_path):
+    torch.save({"weights": Trap(tmp_path / "sprung")}, tmp_path / "weights.pth")
+    with pytest.raises(LimnerError, match="does not hold Inception weights"):
+        load_inception(tmp_path / "weights.pth", device=CPU)
+    assert not (tmp_path / "sprung").exists()

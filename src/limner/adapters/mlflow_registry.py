@@ -147,13 +147,16 @@ class MlflowRegistry:
         self._name_model(candidate.name)
         # To look the model up, a database's registry makes a client of its own, which asks the environment where.
         with environment({"MLFLOW_TRACKING_URI": self.server.uri}):
-            return client.create_model_version(
+            version = client.create_model_version(
                 candidate.name,
                 f"models:/{model.model_id}",
                 run_id=run.info.run_id if run else None,
                 tags=dict(tags),
                 model_id=model.model_id,
             )
+        registered_as = [{"name": version.name, "version": version.version}]
+        client.set_logged_model_tags(model.model_id, {"mlflow.modelVersions": json.dumps(registered_as)})  # for the UI
+        return version
 
     def _figures(self, candidate: ModelVersion, run: StoredRun, model_id: str) -> list[Metric]:
         """The candidate's metrics as the model's.
