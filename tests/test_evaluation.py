@@ -134,6 +134,21 @@ def test_pictures_of_the_wrong_class_do_not_agree_with_their_labels(stand):
     assert stand.judge(images, (labels + 1) % 3).metrics["label_agreement"] < 0.1
 
 
+def test_diversity_is_measured_within_classes_and_by_that_of_real_pictures(tmp_path):
+    rng = np.random.default_rng(0)
+    labels = np.arange(80) % 2
+
+    def two_levels(spread):  # far apart from class to class, `spread` from picture to picture
+        return (100 + 100 * labels + rng.uniform(-spread, spread, 80)).astype(np.uint8)[:, None, None, None] * np.ones(
+            (80, 8, 8, 1), np.uint8
+        )
+
+    splits = {"train": (two_levels(5), labels)}
+    dataset = pack(tmp_path / "levels", {"pictures": splits}, classes=("dark", "light"))
+    stand = Stand(dataset, tmp_path, features="pixels")
+    assert stand.judge(two_levels(20), labels).metrics["within_class_diversity"] == pytest.approx(4, rel=0.2)
+
+
 def test_pictures_learnt_by_heart_are_counted(stand):
     images, labels = lines(40, seed=2)
     noisy = (TRAIN[0][:60] * 0.97 + np.random.default_rng(0).normal(3, 3, (60, SIZE, SIZE, 1))).clip(0, 255)
@@ -187,7 +202,8 @@ def test_the_protocol_says_what_a_figure_depends_on(stand, good, dataset):
     }
 
 
-def test_of_a_large_split_a_selection_is_looked_at(dataset, cache, tmp_path, monkeypatch):
+def test_of_a_large_split_a_selection_is_looked_at(dataset, tmp_path, monkeypatch):
+    assert len(Stand(dataset, tmp_path, features="pixels").reference.train.features) == 240
     monkeypatch.setattr(reference, "MOST_REAL", 50)
     stand = Stand(dataset, tmp_path, features="pixels")
     train = stand.reference.train
@@ -198,14 +214,14 @@ def test_of_a_large_split_a_selection_is_looked_at(dataset, cache, tmp_path, mon
     assert np.array_equal(copies.nearest, train.indices)
 
 
-@pytest.mark.parametrize(("domain", "expected"), [("source", 0), ("target", 200)])
-def test_the_domain_that_is_asked_for_is_the_reference(tmp_path, domain, expected):
+def test_the_domain_that_is_asked_for_is_the_reference(tmp_path):
     dark, light = np.zeros((9, 8, 8, 1), np.uint8), np.full((9, 8, 8, 1), 200, np.uint8)
     dataset = pack(tmp_path / "two", {"source": {"train": (dark, None)}, "target": {"train": (light, None)}})
-    extractor = open_extractor(EvaluateSettings(), dataset, domain=domain, cache=tmp_path, device=CPU)
-    found = open_reference(dataset, extractor, domain=domain, cache=tmp_path)
-    assert found.train.features.unique().mul(255).round().tolist() == [expected]
-    assert found.domain == domain
+    for domain, expected in (("source", 0), ("target", 200)):
+        extractor = open_extractor(EvaluateSettings(), dataset, domain=domain, cache=tmp_path, device=CPU)
+        found = open_reference(dataset, extractor, domain=domain, cache=tmp_path)
+        assert found.train.features.unique().mul(255).round().tolist() == [expected]
+        assert found.domain == domain
 
 
 # -- little data ------------------------------------------------------------------------------------------------------
@@ -286,7 +302,10 @@ def test_inception_without_weights_says_where_they_may_be(dataset, cache, tmp_pa
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [(inception_2015.NAME, {"fid", "kid"}), ("inception-v3-0a0b0c0d", {"fd_inception-v3-0a0b0c0d"})],
+    [
+        (inception_2015.NAME, {"fid", "kid", "kid_se"}),
+        ("inception-v3-0a0b0c0d", {"fd_inception-v3-0a0b0c0d", "kd_inception-v3-0a0b0c0d"}),
+    ],
 )
 def test_only_the_published_inception_gives_a_fid(dataset, cache, name, expected):
     extractor = Pixels(name=name)

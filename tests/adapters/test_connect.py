@@ -151,6 +151,10 @@ def test_replay_makes_a_run_where_none_could_be_opened(
     run_id, points = replay(journal, name="digits", run_id="", finished=True, tracking_uri=uri)
     made = find_server(uri).client.get_run(run_id)
     assert (made.info.run_name, made.info.status, points) == ("digits", "FINISHED", 3)
+    write_journal(journal, 10, 20, 30)
+    assert replay(journal, name="digits", run_id="", finished=True, tracking_uri=uri) == (run_id, 1)
+    other = write_journal(tmp_path / "other.jsonl", 5)
+    assert replay(other, name="digits", run_id="", finished=True, tracking_uri=uri)[0] != run_id
 
 
 @pytest.mark.parametrize(("finished", "status"), [(True, "FINISHED"), (False, "RUNNING")])

@@ -179,12 +179,15 @@ def test_many_and_long_settings_fit(server, tracker):
     assert (len(data.params["long"]), len(data.tags["long"])) == (6000, 8000)
 
 
-def test_unknown_run_is_continued_by_a_new_one(server, tracker, caplog):
+def test_unknown_run_is_continued_by_another_and_always_the_same(server, tracker, caplog):
     with tracker.run("digits", run_id="0" * 32) as run:
         run.metrics({"loss": 1.0}, images_seen=1)
     assert run.id != "0" * 32
     assert server.client.get_run(run.id).data.tags["limner.continues"] == "0" * 32
     assert "does not know the run" in caplog.text
+    with tracker.run("digits", run_id="0" * 32) as again:
+        pass
+    assert again.id == run.id
 
 
 def test_deleted_run_is_continued_by_a_new_one(server, tracker):

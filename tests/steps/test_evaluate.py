@@ -56,7 +56,7 @@ def test_metrics_name_their_features_and_their_protocol(run_evaluate, dataset):
     assert document["protocol"]["samples"] == "200"
     assert document["protocol"]["reference"] == PackedDataset(dataset).digest
     assert {"fd_classifier", "kd_classifier", "precision_classifier", "recall_classifier", "sure_share",
-            "sure_share_real", "class_entropy", "copy_share", "within_class_diversity"} <= set(document["best"])  # fmt: skip
+            "sure_share_real", "class_entropy", "copy_share", "within_class_diversity"} <= {*document["best"]}  # fmt: skip
     assert not any(name == "fid" for name in document["best"])
     assert result.metrics == document[document["chosen"]]
 

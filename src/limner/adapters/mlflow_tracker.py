@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import hashlib
 import json
 import logging
 import math
@@ -24,12 +25,14 @@ from limner.adapters.mlflow_server import MlflowServer, find_run, first_line, ht
 from limner.adapters.outbox import Outbox
 from limner.adapters.untracked import UntrackedRun
 from limner.errors import LimnerError
-from limner.journal import read_journal
+from limner.journal import Line, read_journal
 from limner.lineage import code_version
 from limner.ports import Run
 
 _log = logging.getLogger(__name__)
 
+CONTINUES = "limner.continues"
+"""Tag with the id of a run of another server that this run continues, or with the journal it was made from."""
 STOPPED_BY = "limner.stopped_by"
 """Tag with the error or signal that ended a run."""
 MAX_PARAM, MAX_TAG, MAX_DIGEST = 6000, 8000, 36
@@ -160,7 +163,7 @@ class MlflowRun:
 
 
 def replay(server: MlflowServer, journal: Path, *, name: str, run_id: str, finished: bool) -> tuple[str, int]:
-    """Send the points of a journal that the run `run_id` lacks, or all of them to a new run called `name`.
+    """Send the points of a journal that the run `run_id` lacks, or all of them to a run of its own called `name`.
 
     `finished` says that the run the journal tells of has come to its end. Returns the run's id and how many points were
     sent. Raises LimnerError where MLflow does not take them.
@@ -168,41 +171,45 @@ def replay(server: MlflowServer, journal: Path, *, name: str, run_id: str, finis
     points = [line for line in read_journal(journal) if line.get("metrics")]
     if not points:
         raise LimnerError(f"{journal} has no points.", fix="Train first: limner train MODEL")
-    client = server.client
-    try:
-        stored = find_run(client, run_id) or _create(server, name, continues=run_id)
-        id_, began = stored.info.run_id, stored.info.start_time
-        recorded = {
-            key: {metric.step for metric in client.get_metric_history(id_, key)}
-            for key in {key for line in points for key in line["metrics"]}
-        }
-        missing = [
-            [
-                Metric(key, value, began + round(1000 * line.get("seconds", 0)), line["images"])
-                for key, value in line["metrics"].items()
-                if line["images"] not in recorded[key]
-            ]
-            for line in points
+    beginning = hashlib.sha256(json.dumps(points[0], sort_keys=True).encode()).hexdigest()  # tells journals apart
+    with http_patience(retries=2, timeout_seconds=60):
+        try:
+            client = server.client
+            stored = find_run(client, run_id) or _stand_in(server, name, what=run_id or f"journal {beginning}")
+            missing = _missing(client, stored, points)
+            client.log_batch(stored.info.run_id, metrics=[metric for metrics in missing for metric in metrics])
+            if finished and stored.info.status == "RUNNING":
+                client.set_terminated(stored.info.run_id, "FINISHED")
+        except MlflowException as error:
+            raise LimnerError(f"MLflow at {server} did not take {journal}.", why=first_line(error)) from error
+    return stored.info.run_id, len(missing)
+
+
+def _missing(client: MlflowClient, stored: StoredRun, points: Sequence[Line]) -> list[list[Metric]]:
+    """What the run lacks of each point; points that it has entirely are left out."""
+    names = {name for line in points for name in line["metrics"]}
+    recorded = {name: {m.step for m in client.get_metric_history(stored.info.run_id, name)} for name in names}
+    lacking = (
+        [
+            Metric(name, value, stored.info.start_time + round(1000 * line.get("seconds", 0)), line["images"])
+            for name, value in line["metrics"].items()
+            if line["images"] not in recorded[name]
         ]
-        client.log_batch(id_, metrics=[metric for metrics in missing for metric in metrics])
-        if finished and stored.info.status == "RUNNING":
-            client.set_terminated(id_, "FINISHED")
-    except MlflowException as error:
-        raise LimnerError(f"MLflow at {server} did not take {journal}.", why=first_line(error)) from error
-    return id_, sum(bool(metrics) for metrics in missing)
+        for line in points
+    )
+    return [metrics for metrics in lacking if metrics]
 
 
 def _open_or_warn(server: MlflowServer, name: str, run_id: str) -> MlflowRun | None:
     try:
         stored = find_run(server.client, run_id)
         if run_id and stored is None:
-            _log.warning("MLflow at %s does not know the run %s; a new run continues it.", server, run_id)
-        if stored is None:
-            stored = _create(server, name, continues=run_id)
-        elif stored.info.status != "FINISHED":
-            server.client.update_run(run_id, status="RUNNING")
-            if STOPPED_BY in stored.data.tags:
-                server.client.delete_tag(run_id, STOPPED_BY)
+            _log.warning("MLflow at %s does not know the run %s; another continues it.", server, run_id)
+        stored = stored or _stand_in(server, name, what=run_id)
+        if stored.info.status not in ("FINISHED", "RUNNING"):
+            server.client.update_run(stored.info.run_id, status="RUNNING")
+        if STOPPED_BY in stored.data.tags:
+            server.client.delete_tag(stored.info.run_id, STOPPED_BY)
         return MlflowRun(server, stored, name=name)
     except Exception as error:  # noqa: BLE001 - tracking must not end a training run, whatever it raises
         _log.warning(
@@ -215,16 +222,20 @@ def _open_or_warn(server: MlflowServer, name: str, run_id: str) -> MlflowRun | N
         return None
 
 
-def _create(server: MlflowServer, name: str, *, continues: str) -> StoredRun:
+def _stand_in(server: MlflowServer, name: str, *, what: str) -> StoredRun:
+    """A new run, or the one that already stands in for `what`: a run that this server does not know, or a journal."""
+    experiment = server.find_experiment()
+    if what:
+        found = server.client.search_runs([experiment], f"tags.`{CONTINUES}` = '{what}'", max_results=1)
+        if found:
+            return found[0]
     tags = {
         "mlflow.source.name": "limner",
         "mlflow.source.git.commit": code_version()["git_commit"],
         "mlflow.user": _user(),
-        "limner.continues": continues,  # a run that this server does not know
+        CONTINUES: what,
     }
-    return server.client.create_run(
-        server.find_experiment(), run_name=name, tags={key: value for key, value in tags.items() if value}
-    )
+    return server.client.create_run(experiment, run_name=name, tags={key: tag for key, tag in tags.items() if tag})
 
 
 def _user() -> str:
