@@ -30,7 +30,7 @@ ARG GIT_DIRTY=""
 RUN useradd --uid 1000 --create-home limner && mkdir /app && \
     printf '{"git_commit": "%s", "git_dirty": "%s"}\n' "$GIT_COMMIT" "$GIT_DIRTY" > /app/BUILD_INFO.json
 COPY --from=build /venv /venv
-ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 MLFLOW_DISABLE_TELEMETRY=true
+ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 MLFLOW_DISABLE_TELEMETRY=true LIMNER_CACHE=/tmp/limner-cache
 USER 1000:1000
 WORKDIR /home/limner
 CMD ["limner", "--help"]

@@ -52,9 +52,9 @@ format: $(SETUP) ## let ruff put imports, quotes and line ends right
 	@ruff check --fix-only --quiet .
 	@ruff format .
 
-ui: $(SETUP) ## look at the runs and the registry in a browser (PORT=5000)
-	@echo "MLflow: http://127.0.0.1:$(PORT)   (stop with Ctrl-C)"
-	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" --host 127.0.0.1 --port $(PORT) --workers 1
+ui: $(SETUP) ## look at this folder's runs and registry in a browser (PORT=5000)
+	@echo "MLflow: http://127.0.0.1:$(PORT)/#/experiments/1/runs?workflowType=machine_learning   (stop with Ctrl-C)"
+	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --backend-store-uri sqlite:///mlflow.db --host 127.0.0.1 --port $(PORT) --workers 1
 
 lock: $(SETUP) ## resolve requirements.lock anew from pyproject.toml
 	@uv pip compile --universal --python-version 3.11 --extra pipeline --extra dev \

@@ -22,7 +22,7 @@ class Run(Protocol):
         """Record settings by dotted name. Values already recorded stay; a changed one becomes a tag."""
 
     def metrics(self, values: Mapping[str, float], *, images_seen: int) -> None:
-        """Record metric values at a point of training. A point at or before the last recorded one is skipped."""
+        """Record metric values at a point of training. A value at or before that metric's last point is skipped."""
 
     def picture(self, name: str, pixels_HWC: NDArray[np.uint8], *, images_seen: int) -> None:  # noqa: N803
         """Record a picture, uint8 [H, W, C] with C of 1, 3 or 4."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from limner.data import judged_batches, refuse_other_task, showcase
@@ -73,10 +74,13 @@ def evaluate(
             sheets=_sheets(bench, packed, judged[chosen], which=chosen),
             journal=read_journal(model / "journal.jsonl"),
             lineage=lineage,
+            distances=_distances(judged[chosen].evaluation),
         )
         (folder / "report.html").write_text(render_report(content), encoding="utf-8")
         shutil.copy2(model / "curves.csv", folder / "curves.csv")
         write_lineage(folder, {**lineage, "step": "evaluate", "weights": chosen})
+    if not run_id:  # the training was not tracked
+        return Evaluated(output, metrics, chosen, run_id)
     with ports.tracker.run(name, run_id=run_id) as tracked:
         figures = {f"evaluate/{key}": value for key, value in metrics.items()}
         tracked.metrics(figures, images_seen=int(lineage.get("images_seen") or 0))
@@ -135,10 +139,13 @@ def _sheets(bench: Bench, packed: PackedDataset, judged: Judged, *, which: Which
     examples = showcase(packed.split("train"), count=COLUMNS * ROWS, device=next(product.parameters()).device)
     made = draw(method, product, [examples], seed=bench.settings.seed)
     classes = packed.classes()
-    order = f" Columns are the classes {', '.join(classes[:COLUMNS])}." if 1 < len(classes) <= COLUMNS else ""
+    # Columns are classes where there are as many and the product is asked for them.
+    headings = classes if len(classes) == COLUMNS else ()
+    asked = "labels" in method.product_inputs(examples, generator(0, device=examples.images.device))
+    real, fake = grid(to_uint8(examples.images), columns=COLUMNS), grid(made, columns=COLUMNS)
     sheets = [
-        Sheet("Real", "A grid of training pictures.", grid(to_uint8(examples.images), columns=COLUMNS), order.strip()),
-        Sheet("Generated", "A grid of generated pictures.", grid(made, columns=COLUMNS), f"None is chosen.{order}"),
+        Sheet("Real", "A grid of training pictures.", real, headings=headings),
+        Sheet("Generated", "A grid of generated pictures.", fake, "None is chosen.", headings if asked else ()),
     ]
     inputs = method.product_inputs(
         examples, generator(bench.settings.seed, "interpolate", device=examples.images.device)
@@ -167,14 +174,14 @@ def _interpolate(product: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
 
 def _neighbours(judged: Judged, packed: PackedDataset) -> Sheet:
     found = judged.evaluation
-    closest = np.argsort(found.nearest_distances, kind="stable")[:NEIGHBOURS]
+    closest = np.argsort(found.nearest_ratios, kind="stable")[:NEIGHBOURS]
     real = torch.from_numpy(packed.split("train").pixels(found.nearest[closest])).permute(0, 3, 1, 2)
     halves = [torch.stack([judged.images[closest], real])[:, start : start + COLUMNS] for start in (0, COLUMNS)]
-    distances = found.nearest_distances
+    shown, every = found.nearest_distances[closest], found.nearest_distances
     caption = (
-        f"Of {len(judged.images)} pictures, those nearest to a training picture, each above it. Distances: "
-        f"{distances[closest[0]]:.1f} to {distances[closest[-1]]:.1f} grey levels; of all, the median is "
-        f"{np.median(distances):.1f}"
+        f"Of {len(judged.images)} pictures, those that are most like one training picture and no other, each above it. "
+        f"Distances: {shown.min():.1f} to {shown.max():.1f} grey levels; of all, least {every.min():.1f}, median "
+        f"{np.median(every):.1f}"
     )
     if found.validation_distances is not None:
         held_out = found.validation_distances
@@ -185,6 +192,12 @@ def _neighbours(judged: Judged, packed: PackedDataset) -> Sheet:
         grid(torch.cat([half.flatten(0, 1) for half in halves if half.shape[1]]), columns=min(COLUMNS, len(closest))),
         f"{caption}.",
     )
+
+
+def _distances(found: Evaluation) -> dict[str, NDArray[np.float64]]:
+    """How far pictures are from the training pictures, grey levels."""
+    held_out = {} if found.validation_distances is None else {"held-out real": found.validation_distances}
+    return {"generated": found.nearest_distances, **held_out}
 
 
 def _same_weights(model: Path) -> bool:

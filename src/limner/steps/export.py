@@ -67,6 +67,8 @@ def export(
         record = {"step": "export", "model": name, "weights": which, "export_digest": digest}
         write_lineage(folder, {**lineage, **record})
     run_id = str(lineage.get("run_id", ""))
+    if not run_id:  # the training was not tracked
+        return Exported(output, digest, parity, run_id)
     with ports.tracker.run(name, run_id=run_id) as tracked:
         tracked.tags({"limner.export_digest": digest, "limner.weights": which})
         tracked.tags({f"limner.parity.{kind}": f"{difference:.3g}" for kind, difference in parity.items()})

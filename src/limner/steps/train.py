@@ -106,7 +106,9 @@ def _read_run_id(place: Path) -> str:
 
 
 def _describe(tracked: Run, settings: ModelSettings[MethodSettings], packed: PackedDataset, *, name: str) -> None:
-    tracked.params({key: str(value) for key, value in flat(settings.model_dump(mode="json")).items()})
+    # How the model is judged, exported and promoted can change later; MLflow's parameters cannot.
+    document = settings.model_dump(mode="json", include={"dataset", "method", "train"})
+    tracked.params({key: str(value) for key, value in flat(document).items()})
     tracked.dataset(settings.dataset, digest=packed.digest, source=str(packed.manifest.settings["source"]["kind"]))
     tracked.tags({"limner.model": name, "limner.dataset_digest": packed.digest})
 
