@@ -91,3 +91,15 @@ def test_precision_is_what_was_asked_for():
     assert choose_precision("fp32", cpu) is torch.float32
     assert choose_precision("bf16", cpu) is torch.bfloat16
     assert choose_precision("auto", cpu) in (torch.float32, torch.bfloat16)
+
+
+@pytest.mark.parametrize("raw", ALL, ids=lambda raw: raw["name"])
+def test_a_first_step_that_is_skipped_leaves_no_trace(raw):
+    """Not in the optimiser's own state either: the steps that follow equal those of a fresh one."""
+    skipped, fresh = (nn.Parameter(torch.linspace(-1, 1, 1000)) for _ in range(2))
+    first, second = optimizer_for([skipped], raw), optimizer_for([fresh], raw)
+    descend((skipped * float("nan")).sum(), first)
+    for _ in range(3):
+        descend(skipped.square().sum(), first)
+        descend(fresh.square().sum(), second)
+    assert torch.equal(skipped, fresh)

@@ -65,11 +65,18 @@ class Checkpoints:
                 continue
             self._refuse_difference(manifest["identity"], folder)
             weights = load_file(folder / WEIGHTS)
-            method.networks.load_state_dict(_part(weights, "networks."))
-            average.network.load_state_dict(_part(weights, "average."))
-            optimizers = torch.load(folder / OPTIMIZERS, weights_only=True)
-            for name, optimizer in method.optimizers.items():
-                optimizer.load_state_dict(optimizers[name])
+            optimizers = torch.load(folder / OPTIMIZERS, weights_only=True, map_location="cpu")
+            try:
+                method.networks.load_state_dict(_part(weights, "networks."))
+                average.network.load_state_dict(_part(weights, "average."))
+                for name, optimizer in method.optimizers.items():
+                    optimizer.load_state_dict(optimizers[name])
+            except (RuntimeError, ValueError, KeyError) as error:
+                raise LimnerError(
+                    f"The checkpoint {folder} does not fit the networks that this version builds.",
+                    why=str(error).splitlines()[0],
+                    fix=f"Go back to the version that wrote it, or delete {self._folder} to begin anew.",
+                ) from error
             state: dict[str, Any] = manifest["state"]
             return state
         return None

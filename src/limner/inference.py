@@ -34,8 +34,15 @@ def open_model(folder: Path) -> GenerativeModel:
         raise LimnerError(
             f"{folder} has no {PROGRAM}.", fix="Add `pt2` to the model's export.formats, and export it again."
         )
-    program = torch.export.load(folder / PROGRAM).module()
-    return GenerativeModel(program, config)
+    try:
+        program = torch.export.load(folder / PROGRAM).module()
+        return GenerativeModel(program, tuple(config["classes"]), tuple(config["inputs"]))
+    except Exception as error:  # the loader raises what its archive reader and its parser raise
+        raise LimnerError(
+            f"{folder} cannot be opened.",
+            why=f"{type(error).__name__}: {error}",
+            fix="Export it again: limner export MODEL",
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -43,12 +50,10 @@ class GenerativeModel:
     """Makes pictures out of noise."""
 
     program: nn.Module
-    config: dict[str, Any]
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the classes; empty where the model has none."""
-        return tuple(self.config["classes"])
+    classes: tuple[str, ...]
+    """Names of the classes; empty where the model has none."""
+    inputs: tuple[dict[str, Any], ...]
+    """What the program asks for: name, shape without the batch, dtype."""
 
     def generate(self, count: int, *, seed: int = 0, label: int | None = None) -> NDArray[np.uint8]:
         """Pictures, uint8 [N, H, W, C]. Picture i depends on the seed and i alone, whatever the count.
@@ -66,9 +71,7 @@ class GenerativeModel:
     def _batches(self, count: int, seed: int, label: int | None) -> Iterator[NDArray[np.uint8]]:
         for start in range(0, count, BATCH):
             numbers = range(start, min(start + BATCH, count))
-            images: Tensor = self.program(
-                **{i["name"]: self._input(i, numbers, seed, label) for i in self.config["inputs"]}
-            )
+            images: Tensor = self.program(**{i["name"]: self._input(i, numbers, seed, label) for i in self.inputs})
             yield to_uint8(images).permute(0, 2, 3, 1).numpy()
 
     def _input(self, described: dict[str, Any], numbers: range, seed: int, label: int | None) -> Tensor:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - PyTorch's own name for it
 
@@ -77,13 +78,15 @@ class AdversarialLoss:
 
     discriminator: Callable[[Tensor, Tensor], Tensor]
     generator: Callable[[Tensor, Tensor], Tensor]
+    probability: Callable[[Tensor], Tensor] | None = None
+    """D(x), the probability of being real, of a logit; None where the loss does not define it."""
     relativistic: bool = False
     """Only differences of real and fake logits count: the generator sees both, an offset of all changes nothing."""
 
 
 ADVERSARIAL: dict[LossName, AdversarialLoss] = {
-    "bce": AdversarialLoss(cross_entropy_discriminator_loss, non_saturating_generator_loss),
-    "bce-saturating": AdversarialLoss(cross_entropy_discriminator_loss, saturating_generator_loss),
+    "bce": AdversarialLoss(cross_entropy_discriminator_loss, non_saturating_generator_loss, torch.sigmoid),
+    "bce-saturating": AdversarialLoss(cross_entropy_discriminator_loss, saturating_generator_loss, torch.sigmoid),
     "lsgan": AdversarialLoss(least_squares_discriminator_loss, least_squares_generator_loss),
     "hinge": AdversarialLoss(hinge_discriminator_loss, hinge_generator_loss),
     "rpgan": AdversarialLoss(relativistic_discriminator_loss, relativistic_generator_loss, relativistic=True),

@@ -48,7 +48,10 @@ OptimizerSettings = Annotated[AdamSettings | SgdSettings | RmspropSettings, Fiel
 
 
 def build_optimizer(settings: OptimizerSettings, parameters: Iterable[nn.Parameter]) -> Optimizer:
-    """The optimiser that the settings describe; fused where PyTorch has a fused form."""
+    """The optimiser that the settings describe; Adam in its fused form.
+
+    Not so SGD: where its very first step is skipped, the fused form leaves the momentum as uninitialised memory.
+    """
     parameters = list(parameters)
     if isinstance(settings, AdamSettings):
         kind = Adam if settings.name == "adam" else AdamW
@@ -60,7 +63,6 @@ def build_optimizer(settings: OptimizerSettings, parameters: Iterable[nn.Paramet
             lr=settings.learning_rate,
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
-            fused=True,
         )
     return RMSprop(parameters, lr=settings.learning_rate, alpha=settings.alpha, momentum=settings.momentum)
 

@@ -55,7 +55,8 @@ HEADLINES = {
 
 PLOT_TITLES = {
     "loss": "Losses",
-    "score": "Discriminator: mean probability of being real",
+    "probability": "Discriminator: mean probability of being real",
+    "logit": "Discriminator: mean logit",
     "penalty": "Gradient penalties",
     "gradient": "Gradient norms",
     "images_per_second": "Images per second",

@@ -35,11 +35,15 @@ class TrainedModel:
     def product(self, which: Which) -> nn.Module:
         """The product with the weights of the last or the best moment, in evaluation mode."""
         product = self.method.product()
+        product.load_state_dict(load_file(self.weights(which)))
+        return product.eval().requires_grad_(False)
+
+    def weights(self, which: Which) -> Path:
+        """The file of the weights. Raises LimnerError where there is none."""
         path = self.folder / which / WEIGHTS
         if not path.is_file():
             raise LimnerError(f"There is no trained model at {path}.", fix="Train it: limner train MODEL")
-        product.load_state_dict(load_file(path))
-        return product.eval().requires_grad_(False)
+        return path
 
 
 def save_config(folder: Path, params: MethodSettings, shape: PictureShape, classes: tuple[str, ...]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -70,9 +71,11 @@ def train(run: TrainingRun) -> State:
     run.journal.rewind(images=state.images)
     if state.images:
         run.journal.event("resumed", images=state.images, step=state.step)
-    began = last = Mark(state.images, time.monotonic() - state.seconds)
+    last = Mark(state.images, time.monotonic())
+    began = last.time - state.seconds
     with StopRequests() as requests:
-        while state.images < total and not requests.asked:
+        stop = False
+        while state.images < total and not stop:
             torch.manual_seed(derive_seed(settings.seed, "dropout", state.step))
             rng = generator(settings.seed, "step", state.step, device=run.device)
             moment = Moment(state.step, state.images, total, rng)
@@ -82,15 +85,16 @@ def train(run: TrainingRun) -> State:
             state.step, state.images = state.step + 1, state.images + settings.batch
             run.average.update(product, batch=settings.batch, images_seen=state.images)
 
+            stop = requests.asked  # asked once: what ends the loop is what saves
             due = Due(before=state.images - settings.batch, now=state.images, total=total)
             if due(settings.log_kimg):
-                state.seconds = time.monotonic() - began.time
+                state.seconds = time.monotonic() - began
                 last = log(run, tally, state, since=last)
             if due(settings.sample_kimg):
                 run.draw_samples(run.average.network, state.images)
             if settings.judge_kimg and due(settings.judge_kimg):
                 judge(run, state)
-            if due(settings.checkpoint_kimg) or requests.asked:
+            if due(settings.checkpoint_kimg) or stop:
                 run.checkpoints.save(run.method, run.average, asdict(state))
     requests.stop_if_asked()
     return state
@@ -146,4 +150,5 @@ class Due:
 def _peak_memory_gib(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # KiB on Linux
+    unit = 2**30 if sys.platform == "darwin" else 2**20  # bytes there, KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

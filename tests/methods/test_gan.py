@@ -110,7 +110,10 @@ def test_a_conditional_gan_on_unlabelled_pictures_is_unconditional():
     assert all(torch.isfinite(value) for value in losses.values())
 
 
-def test_scores_are_the_discriminators_probabilities():
-    losses = build().step(BATCH, moment())
-    assert 0 < losses["score/real"] < 1
-    assert 0 < losses["score/fake"] < 1
+def test_probabilities_of_being_real_are_told_where_the_loss_defines_them():
+    losses = build(loss="bce").step(BATCH, moment())
+    assert 0 < losses["probability/real"] < 1
+    assert 0 < losses["probability/fake"] < 1
+    relativistic = build(loss="rpgan").step(BATCH, moment())
+    assert "logit/real" in relativistic
+    assert "probability/real" not in relativistic

@@ -11,16 +11,17 @@ from safetensors.torch import load_file
 
 from limner.errors import LimnerError
 from limner.inference import open_model
-from limner.lineage import read_lineage
+from limner.lineage import file_sha256, read_lineage, write_lineage
 from limner.steps.export import export
 from limner.trained import open_trained
 
 
 @pytest.fixture
-def evaluation(tmp_path):
+def evaluation(tmp_path, trained_folder):
     folder = tmp_path / "evaluation"
     folder.mkdir()
     (folder / "metrics.json").write_text(json.dumps({"chosen": "best"}))
+    write_lineage(folder, {"export_digest": file_sha256(trained_folder / "best" / "model.safetensors")})
     return folder
 
 
@@ -156,3 +157,28 @@ def test_what_cannot_be_generated_is_refused(exported, arguments, message):
 def test_a_folder_that_is_no_export_is_refused(tmp_path):
     with pytest.raises(LimnerError, match="not an exported model"):
         open_model(tmp_path)
+
+
+def test_weights_that_were_trained_again_since_their_evaluation_are_not_exported(
+    catalog, trained_folder, evaluation, ports, tmp_path
+):
+    shutil.copy(trained_folder / "last" / "model.safetensors", trained_folder / "best" / "model.safetensors")
+    with pytest.raises(LimnerError, match=r"(?s)is not of the weights.*trained again since.*limner evaluate MODEL"):
+        export(
+            catalog.model("toy"),
+            name="toy",
+            model=trained_folder,
+            evaluation=evaluation,
+            output=tmp_path / "export",
+            ports=ports,
+        )
+
+
+@pytest.mark.parametrize("damage", ["program", "config"])
+def test_a_damaged_export_is_told(exported, damage):
+    if damage == "program":
+        (exported.output / "model.pt2").write_bytes(b"nothing")
+    else:
+        (exported.output / "config.json").write_text("{}")
+    with pytest.raises(LimnerError, match=r"(?s)cannot be opened.*limner export MODEL"):
+        open_model(exported.output)

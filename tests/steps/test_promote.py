@@ -7,7 +7,7 @@ import pytest
 
 from limner.adapters import connect, find_server
 from limner.errors import LimnerError
-from limner.lineage import read_lineage
+from limner.lineage import read_lineage, write_lineage
 from limner.steps.promote import promote
 from tests.mlflow_stand import database, third_party_warnings, write_export
 
@@ -38,11 +38,19 @@ def settings(catalog):
     return catalog.model("toy")
 
 
-def evaluation(folder: Path, *, chosen: str = "best", protocol: dict[str, str] = PROTOCOL, **metrics: object) -> Path:
+def evaluation(
+    folder: Path,
+    *,
+    digest: str = "1" * 64,
+    chosen: str = "best",
+    protocol: dict[str, str] = PROTOCOL,
+    **metrics: object,
+) -> Path:
     folder.mkdir(parents=True)
     other = {"best": "last", "last": "best"}[chosen]
     document = {"protocol": protocol, "chosen": chosen, chosen: metrics, other: {"fd_classifier": 99.0}}
     (folder / "metrics.json").write_text(json.dumps(document))
+    write_lineage(folder, {"export_digest": digest})
     return folder
 
 
@@ -50,11 +58,11 @@ def evaluation(folder: Path, *, chosen: str = "best", protocol: dict[str, str] =
 def submit(settings, tracked_ports, run_id, tmp_path):
     """Promote a model with the given digest and figures, in a place of its own."""
 
-    def submit(digest: str, *, policy: dict | None = None, at: str = "", **figures: object):
+    def submit(digest: str, *, policy: dict | None = None, at: str = "", judged: str = "", **figures: object):
         place = tmp_path / "submitted" / (at or digest)
         if not place.exists():
             write_export(place / "export", digest=digest * 64, run_id=run_id)
-            evaluation(place / "evaluation", **figures)
+            evaluation(place / "evaluation", digest=judged or digest * 64, **figures)
         changed = settings.model_copy(update={"promote": settings.promote.model_copy(update=policy or {})})
         return promote(
             changed,
@@ -142,8 +150,8 @@ def test_figures_are_those_of_the_weights_that_were_chosen(submit, tracked_ports
 
 
 def test_model_with_other_weights_than_were_judged_is_refused(submit, tracked_ports):
-    with pytest.raises(LimnerError, match=r"chose the last weights, but the export holds the best ones[\s\S]*Export"):
-        submit("1", chosen="last", fd_classifier=4.0)
+    with pytest.raises(LimnerError, match=r"is not of the weights that were exported[\s\S]*Evaluate and export again"):
+        submit("1", judged="2" * 64, fd_classifier=4.0)
     assert tracked_ports.registry.champion("toy") is None
 
 

@@ -62,7 +62,7 @@ def test_the_output_holds_the_model_its_journal_its_pictures_and_its_lineage(run
     assert [line["images"] for line in read_journal(result.output / "journal.jsonl")] == [80, 160, 240, 320]
     rows = list(csv.DictReader((result.output / "curves.csv").read_text().splitlines()))
     assert [row["images"] for row in rows] == ["80", "160", "240", "320"]
-    assert {"loss_generator", "loss_discriminator", "score_real", "score_fake"} <= rows[0].keys()
+    assert {"loss_generator", "loss_discriminator", "logit_real", "logit_fake"} <= rows[0].keys()
 
 
 def test_the_sample_sheet_has_a_column_a_class_and_shows_something(run_train):
@@ -201,7 +201,7 @@ def test_the_run_is_told_its_settings_its_data_every_figure_and_every_picture(ru
     assert ("picture", "samples", (128, 160, 1), 320) in told
     figures = next(entry[2] for entry in told if entry[0] == "metrics")
     assert {"gradient/generator", "gradient/discriminator", "images_per_second", "loss/discriminator", "loss/generator",
-            "memory_gib", "score/fake", "score/real"} <= set(figures)  # fmt: skip
+            "memory_gib", "logit/fake", "logit/real"} <= set(figures)  # fmt: skip
 
 
 def test_an_interrupted_run_goes_on_in_the_same_tracked_run(run_train, ports, catalog):
@@ -247,3 +247,34 @@ def test_a_dataset_of_another_kind_is_refused(catalog, ports, pictures, tmp_path
             scratch=tmp_path / "runs", ports=ports,
         )  # fmt: skip
     assert not (tmp_path / "model").exists()
+
+
+def test_a_linked_output_stays_a_link(run_train, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "model").symlink_to(tmp_path / "disk")
+    run_train()
+    run_train()
+    assert (tmp_path / "model").is_symlink()
+    assert (tmp_path / "disk" / "last" / "model.safetensors").is_file()
+
+
+def test_a_resumed_run_tells_its_rate_without_the_time_before(run_train, ports, tmp_path):
+    """The first interval after a resumption counts its own seconds only."""
+
+    class Stop(Exception):
+        pass
+
+    def stop_late(images, total, figures):
+        if images > 200:
+            raise Stop
+
+    with pytest.raises(Stop):
+        run_train(ports=dataclasses.replace(ports, progress=stop_late))
+    (manifest,) = (tmp_path / "runs").glob("*/checkpoints/*/manifest.json")
+    document = json.loads(manifest.read_text())
+    document["state"]["seconds"] = 1e6
+    manifest.write_text(json.dumps(document))
+    result = run_train()
+    lines = [line for line in read_journal(result.output / "journal.jsonl") if "metrics" in line]
+    assert lines[-2]["metrics"]["images_per_second"] > 1
+    assert lines[-1]["seconds"] > 1e6

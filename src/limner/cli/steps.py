@@ -39,7 +39,7 @@ def prepare(
 ) -> None:
     """Turn a source of pictures into a packed dataset.
 
-    Pictures that cannot be used are set aside, and listed with the reason in the dataset's manifest.
+    Pictures that cannot be used are set aside, and listed with the reason in its rejected.jsonl.
 
     \b
     Example:

@@ -137,8 +137,10 @@ class Method:
                 penalty = zero_centred_gradient_penalty(logits, images)
                 total = total + 0.5 * gamma * penalties.interval * penalty
                 terms[f"penalty/{name}"] = penalty.detach()
-        terms["score/real"] = real_logits.detach().sigmoid().mean()
-        terms["score/fake"] = fake_logits.detach().sigmoid().mean()
+        for name, logits in (("real", real_logits.detach()), ("fake", fake_logits.detach())):
+            terms[f"logit/{name}"] = logits.mean()
+            if self._loss.probability is not None:
+                terms[f"probability/{name}"] = self._loss.probability(logits).mean()
         terms["gradient/discriminator"] = descend(total, self.optimizers["discriminator"])
         real.requires_grad_(False)
         return terms

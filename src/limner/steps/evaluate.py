@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from limner.data import judged_batches, refuse_other_task, showcase
 from limner.evaluation import Evaluation, evaluate_pictures, frechet_name, write_metrics
 from limner.features import Extractor
 from limner.journal import read_journal
-from limner.lineage import read_lineage, write_lineage
+from limner.lineage import file_sha256, read_lineage, write_lineage
 from limner.packing import PackedDataset
 from limner.pixels import grid, to_uint8
 from limner.ports import Ports
@@ -58,7 +58,7 @@ def evaluate(
     refuse_other_task(packed, task=trained.method.task)
     bench = _open_bench(settings.evaluate, packed, trained, ports=ports)
     last = bench.judge("last")
-    best = last if _same_weights(model) else bench.judge("best")
+    best = last if _same_weights(trained) else bench.judge("best")
     distance = frechet_name(bench.extractor)
     judged: dict[Which, Judged] = {"best": best, "last": last}
     chosen = min(judged, key=lambda which: judged[which].evaluation.metrics[distance])
@@ -78,7 +78,8 @@ def evaluate(
         )
         (folder / "report.html").write_text(render_report(content), encoding="utf-8")
         shutil.copy2(model / "curves.csv", folder / "curves.csv")
-        write_lineage(folder, {**lineage, "step": "evaluate", "weights": chosen})
+        digest = file_sha256(model / chosen / WEIGHTS)  # which weights the figures are of
+        write_lineage(folder, {**lineage, "step": "evaluate", "weights": chosen, "export_digest": digest})
     if not run_id:  # the training was not tracked
         return Evaluated(output, metrics, chosen, run_id)
     with ports.tracker.run(name, run_id=run_id) as tracked:
@@ -104,16 +105,18 @@ class Bench:
 
     settings: EvaluateSettings
     trained: TrainedModel
-    batches: list[Pictures]
+    batches: Callable[[], Iterator[Pictures]]
     reference: Reference
     extractor: Extractor
 
     def judge(self, which: Which) -> Judged:
         """Draw the moment's pictures and judge them."""
-        images = draw(self.trained.method, self.trained.product(which), self.batches, seed=self.settings.seed)
-        # Labels count only where the product was asked for them.
-        inputs = self.trained.method.product_inputs(self.batches[0], generator(0, device=self.batches[0].images.device))
-        labels = torch.cat([b.labels for b in self.batches if b.labels is not None]) if "labels" in inputs else None
+        method = self.trained.method
+        images = draw(method, self.trained.product(which), self.batches(), seed=self.settings.seed)
+        first = next(self.batches())
+        # Labels count only where the product is asked for them.
+        asked = "labels" in method.product_inputs(first, generator(0, device=first.images.device))
+        labels = torch.cat([b.labels for b in self.batches() if b.labels is not None]) if asked else None
         found = evaluate_pictures(
             images, labels, reference=self.reference, extractor=self.extractor, settings=self.settings
         )
@@ -128,7 +131,7 @@ def _open_bench(settings: EvaluateSettings, packed: PackedDataset, trained: Trai
     return Bench(
         settings=settings,
         trained=trained,
-        batches=list(judged_batches(packed, count=settings.samples, seed=settings.seed, device=device)),
+        batches=lambda: judged_batches(packed, count=settings.samples, seed=settings.seed, device=device),
         reference=open_reference(packed, extractor, cache=ports.cache),
         extractor=extractor,
     )
@@ -200,5 +203,6 @@ def _distances(found: Evaluation) -> dict[str, NDArray[np.float64]]:
     return {"generated": found.nearest_distances, **held_out}
 
 
-def _same_weights(model: Path) -> bool:
-    return (model / "best" / WEIGHTS).read_bytes() == (model / "last" / WEIGHTS).read_bytes()
+def _same_weights(trained: TrainedModel) -> bool:
+    best, last = (trained.weights(which).read_bytes() for which in ("best", "last"))
+    return best == last

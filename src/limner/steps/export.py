@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import warnings
@@ -18,13 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from limner.errors import LimnerError
-from limner.lineage import read_lineage, write_lineage
+from limner.lineage import file_sha256, read_lineage, write_lineage
 from limner.ports import Ports
 from limner.randomness import generator
 from limner.settings import MethodSettings, ModelSettings
 from limner.steps.output import replaced
 from limner.tasks import Pictures
-from limner.trained import WEIGHTS, TrainedModel, open_trained
+from limner.trained import WEIGHTS, TrainedModel, Which, open_trained
 
 PARITY_SIZES = (1, 2, 5)
 """Batch sizes on which the exported programs are compared with the eager model: the batch is dynamic."""
@@ -50,7 +49,7 @@ def export(
     Raises LimnerError where a format does not compute what the eager model does.
     """
     trained = open_trained(model, device=torch.device("cpu"))
-    which = _chosen(evaluation)
+    which = _chosen(evaluation, trained)
     product = trained.product(which)
     lineage = read_lineage(model)
     with replaced(output) as folder:
@@ -75,13 +74,22 @@ def export(
     return Exported(output, digest, parity, run_id)
 
 
-def _chosen(evaluation: Path) -> Any:
+def _chosen(evaluation: Path, trained: TrainedModel) -> Which:
+    """The moment that the evaluation chose, where it is of the very weights that lie in the model's folder."""
     try:
-        return json.loads((evaluation / "metrics.json").read_text(encoding="utf-8"))["chosen"]
+        which: Which = json.loads((evaluation / "metrics.json").read_text(encoding="utf-8"))["chosen"]
+        judged = read_lineage(evaluation)["export_digest"]
     except (OSError, ValueError, KeyError) as error:
         raise LimnerError(
             f"{evaluation} holds no evaluation.", why=str(error), fix="Evaluate first: limner evaluate MODEL"
         ) from error
+    if judged != file_sha256(trained.weights(which)):
+        raise LimnerError(
+            f"The evaluation in {evaluation} is not of the weights in {trained.folder}.",
+            why="The model was trained again since.",
+            fix="Evaluate it again: limner evaluate MODEL",
+        )
+    return which
 
 
 def _inputs(trained: TrainedModel, *, count: int, seed: int) -> dict[str, Tensor]:
@@ -139,7 +147,7 @@ def _write_config(
     folder: Path, trained: TrainedModel, *, name: str, examples: Mapping[str, Tensor], parity: Mapping[str, float]
 ) -> str:
     """Write config.json, which describes the model to its users, and return the digest of the export."""
-    files = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
+    files = {p.name: file_sha256(p) for p in sorted(folder.iterdir())}
     shape = trained.shape
     config = {
         "schema": 1,

@@ -12,6 +12,7 @@ from pathlib import Path
 @contextmanager
 def replaced(output: Path) -> Iterator[Path]:
     """A new folder to write into; when the block ends without an error it takes the place of `output`."""
+    output = output.resolve()  # a link to a larger disk stays one
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
     try:
@@ -20,7 +21,11 @@ def replaced(output: Path) -> Iterator[Path]:
         if output.exists():
             old = partial.with_name(f"{partial.name}.old")
             output.rename(old)
-            partial.rename(output)
+            try:
+                partial.rename(output)
+            except OSError:
+                old.rename(output)
+                raise
             shutil.rmtree(old)
         else:
             partial.rename(output)

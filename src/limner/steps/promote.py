@@ -81,16 +81,16 @@ def _candidate(registered_name: str, evaluation: Path, record: Mapping[str, str]
         raise LimnerError(
             f"{path} is not an evaluation.", why=repr(error), fix="Evaluate first: limner evaluate MODEL"
         ) from error
-    _refuse_other_weights(str(document["chosen"]), exported=record.get("weights", ""))
+    _refuse_other_weights(evaluation, exported=digest)
     return ModelVersion(registered_name, "", (), metrics, protocol, digest)
 
 
-def _refuse_other_weights(judged: str, *, exported: str) -> None:
-    if exported and exported != judged:
+def _refuse_other_weights(evaluation: Path, *, exported: str) -> None:
+    if read_lineage(evaluation).get("export_digest") != exported:
         raise LimnerError(
-            f"The evaluation chose the {judged} weights, but the export holds the {exported} ones.",
+            f"The evaluation in {evaluation} is not of the weights that were exported.",
             why="So its figures are not those of the exported model.",
-            fix="Export again: limner export MODEL",
+            fix="Evaluate and export again: limner evaluate MODEL, limner export MODEL",
         )
 
 

@@ -15,12 +15,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from limner import __version__
 from limner.averaging import Average
 from limner.checkpoint import Checkpoints, flat
 from limner.data import Augmentation, PictureBatches, judged_batches, refuse_other_task, showcase
 from limner.evaluation import QuickJudge
 from limner.journal import Journal, Line, read_journal
-from limner.lineage import write_lineage
+from limner.lineage import directory_md5, write_lineage
 from limner.methods import TrainingMethod, load_method
 from limner.packing import PackedDataset
 from limner.pixels import encode_png, grid
@@ -73,7 +74,11 @@ def train(
         with replaced(output) as folder:
             _collect(folder, settings, packed, run=run, place=place)
             record = {"step": "train", "model": name, "seed": settings.train.seed, "device": device.type}
-            record |= {"dataset": settings.dataset, "dataset_digest": packed.digest}
+            record |= {
+                "dataset": settings.dataset,
+                "dataset_digest": packed.digest,
+                "dataset_md5": directory_md5(dataset),
+            }
             write_lineage(folder, record | {"run_id": tracked.id, "images_seen": state.images})
         tracked.file(output / "lineage.json")
         tracked.file(output / "journal.jsonl")
@@ -95,7 +100,7 @@ def _identity(settings: ModelSettings[MethodSettings], dataset_digest: str) -> d
     rows = flat({"method": document["method"], "train": train_settings})
     if settings.train.judge_kimg:  # only then does the evaluation have a say in what is kept as best
         rows |= flat({"evaluate": document["evaluate"]})
-    return rows | {"dataset_digest": dataset_digest}
+    return rows | {"dataset_digest": dataset_digest, "limner_version": __version__}
 
 
 def _read_run_id(place: Path) -> str:
@@ -137,6 +142,10 @@ def _assemble(
         (place / "samples" / f"{images_seen:09d}.png").write_bytes(encode_png(sheet))
         tracked.picture("samples", sheet, images_seen=images_seen)
 
+    def keep_best(product: nn.Module) -> None:
+        with replaced(place / "best") as folder:
+            save_product(folder, product)
+
     half_life = train_settings.ema_half_life_kimg * 1000
     return TrainingRun(
         method=method,
@@ -159,7 +168,7 @@ def _assemble(
         progress=ports.progress,
         draw_samples=draw_samples,
         judge=_judge(settings, method, packed, ports=ports),
-        keep_best=lambda product: save_product(place / "best", product),
+        keep_best=keep_best,
     )
 
 
