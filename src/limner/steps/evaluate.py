@@ -159,7 +159,7 @@ def _sheets(bench: Bench, packed: PackedDataset, judged: Judged, *, which: Which
                 "From one latent to another",
                 "Rows of generated pictures that change step by step.",
                 grid(_interpolate(product, inputs), columns=STOPS),
-                "Each row walks between two latents. Smooth changes: it has not learnt pictures by heart.",
+                "Each row walks between two latents; jumps would say that pictures were learnt by heart.",
             )
         )
     return [*sheets, _neighbours(judged, packed)]
