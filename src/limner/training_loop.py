@@ -83,12 +83,12 @@ def train(run: TrainingRun) -> State:
                 losses = run.method.step(run.batches.at(state.step), moment)
             tally.add(losses)
             state.step, state.images = state.step + 1, state.images + settings.batch
+            state.seconds = time.monotonic() - began
             run.average.update(product, batch=settings.batch, images_seen=state.images)
 
             stop = requests.asked  # asked once: what ends the loop is what saves
             due = Due(before=state.images - settings.batch, now=state.images, total=total)
             if due(settings.log_kimg):
-                state.seconds = time.monotonic() - began
                 last = log(run, tally, state, since=last)
             if due(settings.sample_kimg):
                 run.draw_samples(run.average.network, state.images)

@@ -26,15 +26,23 @@ def evaluation(tmp_path, trained_folder):
 
 
 @pytest.fixture
-def exported(catalog, trained_folder, evaluation, ports, tmp_path):
-    return export(
-        catalog.model("toy"),
-        name="toy",
-        model=trained_folder,
-        evaluation=evaluation,
-        output=tmp_path / "export",
-        ports=ports,
-    )
+def run_export(catalog, trained_folder, evaluation, ports, tmp_path):
+    def run(settings=None):
+        return export(
+            settings or catalog.model("toy"),
+            name="toy",
+            model=trained_folder,
+            evaluation=evaluation,
+            output=tmp_path / "export",
+            ports=ports,
+        )
+
+    return run
+
+
+@pytest.fixture
+def exported(run_export):
+    return run_export()
 
 
 def test_every_format_computes_what_the_trained_model_does(exported, trained_folder):
@@ -69,44 +77,31 @@ def test_the_configuration_says_how_to_use_the_model(exported):
     assert read_lineage(exported.output)["dataset_digest"] == "0" * 64
 
 
-def test_exporting_again_gives_the_same_digest(exported, catalog, trained_folder, evaluation, ports, tmp_path):
-    again = export(
-        catalog.model("toy"),
-        name="toy",
-        model=trained_folder,
-        evaluation=evaluation,
-        output=tmp_path / "export",
-        ports=ports,
-    )
+def test_exporting_again_gives_the_same_digest(exported, run_export):
+    again = run_export()
     assert again.digest == exported.digest
 
 
-def test_a_format_that_computes_something_else_is_refused_and_nothing_is_left(
-    catalog, trained_folder, evaluation, ports, tmp_path
-):
+def test_a_format_that_computes_something_else_is_refused_and_nothing_is_left(catalog, run_export, tmp_path):
     settings = catalog.model("toy")
     strict = settings.model_copy(update={"export": settings.export.model_copy(update={"parity_tolerance": 1e-30})})
     with pytest.raises(LimnerError, match="differs from the trained one"):
-        export(strict, name="toy", model=trained_folder, evaluation=evaluation, output=tmp_path / "export", ports=ports)
+        run_export(strict)
     assert not (tmp_path / "export").exists()
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".export")]
 
 
-def test_formats_that_nobody_asked_for_are_not_made(catalog, trained_folder, evaluation, ports, tmp_path):
+def test_formats_that_nobody_asked_for_are_not_made(catalog, run_export):
     settings = catalog.model("toy")
     plain = settings.model_copy(update={"export": settings.export.model_copy(update={"formats": []})})
-    result = export(
-        plain, name="toy", model=trained_folder, evaluation=evaluation, output=tmp_path / "export", ports=ports
-    )
+    result = run_export(plain)
     assert sorted(p.name for p in result.output.iterdir()) == ["config.json", "lineage.json", "model.safetensors"]
     with pytest.raises(LimnerError, match=r"(?s)has no model\.pt2.*export\.formats"):
         open_model(result.output)
 
 
 @pytest.mark.parametrize("missing", ["model", "weights", "evaluation"])
-def test_missing_inputs_are_told_with_the_command_that_makes_them(
-    catalog, trained_folder, evaluation, ports, tmp_path, missing
-):
+def test_missing_inputs_are_told_with_the_command_that_makes_them(trained_folder, evaluation, run_export, missing):
     if missing == "evaluation":
         shutil.rmtree(evaluation)
     elif missing == "weights":
@@ -114,14 +109,7 @@ def test_missing_inputs_are_told_with_the_command_that_makes_them(
     else:
         shutil.rmtree(trained_folder)
     with pytest.raises(LimnerError, match=r"limner (train|evaluate) MODEL"):
-        export(
-            catalog.model("toy"),
-            name="toy",
-            model=trained_folder,
-            evaluation=evaluation,
-            output=tmp_path / "export",
-            ports=ports,
-        )
+        run_export()
 
 
 def test_pictures_depend_on_the_seed_and_their_number_alone(exported):
@@ -159,19 +147,10 @@ def test_a_folder_that_is_no_export_is_refused(tmp_path):
         open_model(tmp_path)
 
 
-def test_weights_that_were_trained_again_since_their_evaluation_are_not_exported(
-    catalog, trained_folder, evaluation, ports, tmp_path
-):
+def test_weights_that_were_trained_again_since_their_evaluation_are_not_exported(trained_folder, run_export):
     shutil.copy(trained_folder / "last" / "model.safetensors", trained_folder / "best" / "model.safetensors")
     with pytest.raises(LimnerError, match=r"(?s)is not of the weights.*trained again since.*limner evaluate MODEL"):
-        export(
-            catalog.model("toy"),
-            name="toy",
-            model=trained_folder,
-            evaluation=evaluation,
-            output=tmp_path / "export",
-            ports=ports,
-        )
+        run_export()
 
 
 @pytest.mark.parametrize("damage", ["program", "config"])
