@@ -9,6 +9,7 @@ import pytest
 FROM_OUTSIDE = (
     "DVC_ROOT",
     "DVC_EXP_NAME",
+    "LIMNER_CHECKPOINTS",
     "LIMNER_IMAGE",
     "MLFLOW_RUN_ID",
     "MLFLOW_TRACKING_URI",

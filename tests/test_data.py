@@ -22,6 +22,15 @@ class Numbered:
         return np.broadcast_to(np.asarray(indices, dtype=np.uint8)[:, None, None, None], (len(indices), 8, 8, 1)).copy()
 
 
+class Dotted(Numbered):
+    """A split of one picture: a dot."""
+
+    def pixels(self, indices):
+        picture = np.zeros((len(indices), 8, 8, 1), dtype=np.uint8)
+        picture[:, 3, 4] = 255
+        return picture
+
+
 def numbers(batch):
     return [round(value) for value in ((batch.images[:, 0, 0, 0] + 1) * 127.5).tolist()]
 
@@ -52,6 +61,24 @@ def test_any_step_can_be_asked_for_in_any_order():
     forward = [batches.at(step).images for step in range(8)]
     for step in (7, 0, 3):
         assert torch.equal(batches.at(step).images, forward[step])
+
+
+def test_the_parts_of_a_batch_are_the_batch():
+    batches = PictureBatches(Numbered(10, labels=np.arange(10) % 3), batch=4, seed=0, device=CPU)
+    for step in range(6):
+        whole, parts = batches.at(step), [batches.at(step, part=part, parts=2) for part in range(2)]
+        assert torch.equal(torch.cat([part.images for part in parts]), whole.images)
+        assert torch.equal(torch.cat([part.labels for part in parts]), whole.labels)
+
+
+def test_a_part_is_the_same_whoever_computes_it_and_differs_from_the_others():
+    def changed(part):
+        augmentation = Augmentation(2, mirror=True)
+        batches = PictureBatches(Dotted(1), batch=32, seed=3, device=CPU, augmentation=augmentation)
+        return batches.at(5, part=part, parts=2).images
+
+    assert torch.equal(changed(1), changed(1))
+    assert not torch.equal(changed(0), changed(1)), "each part has randomness of its own"
 
 
 def test_labels_follow_their_pictures():

@@ -1,10 +1,13 @@
-"""Means on the device, and the end of a run that cannot be saved."""
+"""Means on the device, and a judge of them who knows when to go back and when to give up."""
+
+import io
 
 import pytest
 import torch
 
-from limner.errors import LimnerError
-from limner.guard import Tally, refuse_divergence
+from limner import guard
+from limner.guard import Guard, Tally
+from limner.settings import GuardSettings
 
 
 def losses(value, norm=1.0):
@@ -47,7 +50,186 @@ def test_a_good_step_ends_the_row_and_a_reading_does_not():
     assert tally.read()[1:] == (0, 0)
 
 
-def test_divergence_is_refused_with_the_last_figures_and_advice():
-    refuse_divergence(4, patience=5, means={})
-    with pytest.raises(LimnerError, match=r"(?s)5 steps in a row.*loss 0\.25.*learning rates"):
-        refuse_divergence(5, patience=5, means={"loss": 0.25})
+def test_a_tally_goes_on_exactly_from_its_state():
+    """Through a file, as in a checkpoint, in the middle of an interval and of a row of bad steps."""
+    steps = [losses(0.1), losses(0.7) | {"penalty": torch.tensor(8.0)}, losses(float("nan")), losses(float("nan"))]
+    whole, begun, resumed = Tally(), Tally(), Tally()
+    for terms in (*steps, losses(float("inf"), norm=0.3)):
+        whole.add(terms)
+    for terms in steps:
+        begun.add(terms)
+    file = io.BytesIO()
+    torch.save(begun.state_dict(), file)
+    begun.add(losses(100.0))  # what goes on elsewhere does not matter
+    file.seek(0)
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    resumed.add(losses(float("inf"), norm=0.3))
+    assert resumed.read() == whole.read()
+    for tally in (whole, resumed):
+        tally.add(losses(float("nan")))
+    assert resumed.read() == whole.read() == ({"gradient": 1.0}, 1, 4)
+
+
+def test_a_loaded_state_is_not_changed_by_going_on():
+    one, other = Tally(), Tally()
+    one.add(losses(1.0))
+    state = one.state_dict()
+    other.load_state_dict(state)
+    other.add(losses(3.0))
+    assert one.read()[0]["loss"] == 1.0
+
+
+# -- the guard --------------------------------------------------------------------------------------------------------
+
+GOOD = {guard.DIVERSITY: 0.8, "update/generator": 1e-3, "update/discriminator": 1e-3, guard.DISCRIMINATOR_LOSS: 0.6}
+ILL = {
+    guard.COLLAPSED: ({guard.DIVERSITY: 0.01}, "differ by 0.01 of the real ones' difference"),
+    guard.EXPLODED: ({guard.DIVERSITY: 50.0}, "differ by 50 times the real ones' difference"),
+    guard.RESTLESS: ({"update/generator": 0.5}, "changes a player's weights by 0.5 of their size"),
+}
+
+
+def watcher(**settings):
+    return Guard(GuardSettings.model_validate({"strikes": 3, **settings}))
+
+
+def look(it, means, *, bad_in_a_row=0):
+    return it.look(GOOD | means, bad_in_a_row=bad_in_a_row)
+
+
+def test_a_healthy_run_is_left_alone():
+    it = watcher()
+    for _ in range(20):
+        assert look(it, {}) is None
+        assert it.warnings(GOOD) == []
+        assert not it.suspicious
+    assert it.look({}, bad_in_a_row=0) is None, "a line may be without a figure"
+
+
+@pytest.mark.parametrize("problem", ILL)
+def test_every_problem_is_a_reason_after_so_many_lines_in_a_row(problem):
+    it, (means, figure) = watcher(strikes=3), ILL[problem]
+    assert [look(it, means) for _ in range(2)] == [None, None]
+    reason = look(it, means)
+    assert reason.startswith(problem)
+    assert figure in reason
+    assert reason.endswith("for 3 log lines")
+
+
+@pytest.mark.parametrize("problem", ILL)
+def test_a_good_line_ends_the_row(problem):
+    it, (means, _) = watcher(strikes=3), ILL[problem]
+    for _ in range(4):
+        assert look(it, means) is None
+        assert look(it, means) is None
+        assert it.suspicious
+        assert look(it, {}) is None
+        assert not it.suspicious
+
+
+@pytest.mark.parametrize("problem", ILL)
+def test_the_limits_are_the_settings(problem):
+    wide = watcher(strikes=1, collapsed=0.001, exploded=100.0, restless=0.9)
+    assert look(wide, ILL[problem][0]) is None
+    assert look(watcher(strikes=1), ILL[problem][0]) is not None
+
+
+def test_either_players_weights_can_be_restless():
+    assert look(watcher(strikes=1), {"update/discriminator": 0.5}).startswith(guard.RESTLESS)
+
+
+def test_bad_steps_in_a_row_are_a_reason_once_patience_is_over():
+    it = watcher(patience=5)
+    assert look(it, {}, bad_in_a_row=4) is None
+    assert look(it, {}, bad_in_a_row=5) == f"{guard.NOT_FINITE}: 5 steps in a row were not, and were skipped"
+
+
+def test_a_run_that_is_only_warned_about_is_not_suspicious():
+    """Suspicious is what one would not want to come back to."""
+    it = watcher(strikes=1)
+    assert it.warnings({guard.MEMORISED: 0.99})
+    assert not it.suspicious
+
+
+@pytest.mark.parametrize(
+    ("means", "words"),
+    [
+        ({guard.MEMORISED: 0.95}, "by heart"),
+        ({guard.DISCRIMINATOR_LOSS: 1e-5}, "has won"),
+    ],
+)
+def test_a_warning_is_told_once_each_time_it_begins(means, words):
+    it = watcher(strikes=2)
+    told = [it.warnings(GOOD | each) for each in (means, means, means, means, {}, means, means, means)]
+    assert [len(each) for each in told] == [0, 1, 0, 0, 0, 0, 1, 0]
+    assert words in told[1][0]
+
+
+def test_a_negative_discriminator_loss_is_no_victory():
+    """The Wasserstein loss has no lower end."""
+    assert watcher(strikes=1).warnings({guard.DISCRIMINATOR_LOSS: -5.0}) == []
+
+
+def test_going_back_is_remembered_and_the_row_begins_anew():
+    it = watcher(strikes=2, rollbacks=2)
+    for _ in range(2):
+        reason = look(it, ILL[guard.COLLAPSED][0])
+    it.load_state_dict(it.more_careful(reason))
+    assert it.rollbacks == 1
+    assert not it.suspicious
+    assert look(it, ILL[guard.COLLAPSED][0]) is None
+    it.load_state_dict(it.more_careful("again"))
+    assert it.rollbacks == 2
+    assert it.more_careful("and again") is None
+    assert it.state_dict()["history"] == [reason, "again"]
+
+
+def test_without_rollbacks_there_is_no_going_back():
+    assert watcher(rollbacks=0).more_careful("any") is None
+
+
+@pytest.mark.parametrize("problem", [guard.NOT_FINITE, *ILL])
+def test_a_diagnosis_tells_what_was_tried_the_last_figures_and_what_to_do(problem):
+    it = watcher(strikes=1, patience=1)
+    for earlier in ("something else", "something else", "a third thing"):
+        it.load_state_dict(it.more_careful(earlier))
+    means, _ = ILL.get(problem, ({}, ""))
+    reason = look(it, means, bad_in_a_row=int(problem == guard.NOT_FINITE))
+    error = it.diagnosis(reason)
+    text = str(error)
+    assert f"Training fails: {reason}." in text
+    assert "went back 3 times" in text
+    assert text.count("something else") == 1, "once is enough"
+    assert "a third thing" in text
+    assert "loss/discriminator 0.6" in text
+    assert "ower the learning rates" in text
+
+
+def test_a_diagnosis_does_without_any_figure():
+    it = watcher()
+    it.look({}, bad_in_a_row=20)
+    assert "no finite figure at all" in str(it.diagnosis(f"{guard.NOT_FINITE}: 20 steps"))
+
+
+def test_every_problem_has_its_advice():
+    assert guard._ADVICE.keys() == {guard.NOT_FINITE, *ILL}
+
+
+def test_a_resumed_guard_judges_as_if_it_had_never_stopped():
+    whole, cut = watcher(strikes=3), watcher(strikes=3)
+    ill = ILL[guard.RESTLESS][0] | {guard.MEMORISED: 0.95}
+    for it in (whole, cut):
+        it.load_state_dict(it.more_careful("first"))
+        for _ in range(2):
+            assert look(it, ill) is None
+            assert it.warnings(ill) == []
+    file = io.BytesIO()
+    torch.save(cut.state_dict(), file)
+    file.seek(0)
+    resumed = watcher(strikes=3)
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    assert resumed.suspicious
+    assert look(resumed, ill) == look(whole, ill) is not None
+    assert resumed.warnings(ill) == whole.warnings(ill) != []
+    assert resumed.state_dict() == whole.state_dict()
+    assert resumed.rollbacks == 1

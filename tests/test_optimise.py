@@ -1,11 +1,15 @@
 """One move of one player."""
 
+import io
+import weakref
+
 import pytest
 import torch
 from pydantic import TypeAdapter
 from torch import nn
 
-from limner.optimise import OptimizerSettings, build_optimizer, choose_precision, descend
+from limner.optimise import OptimizerSettings, build_optimizer, choose_precision, set_rates
+from limner.optimise import descend as move
 
 ALL = [
     {"name": "adam", "learning_rate": 0.1},
@@ -13,6 +17,11 @@ ALL = [
     {"name": "sgd", "learning_rate": 0.1, "momentum": 0.9},
     {"name": "rmsprop", "learning_rate": 0.1},
 ]
+
+
+def descend(loss, optimizer):
+    """A move down one loss; the norm of its gradient."""
+    return move([loss], optimizer, player="me")["gradient/me"]
 
 
 def optimizer_for(parameters, raw):
@@ -103,3 +112,116 @@ def test_a_first_step_that_is_skipped_leaves_no_trace(raw):
         descend(skipped.square().sum(), first)
         descend(fresh.square().sum(), second)
     assert torch.equal(skipped, fresh)
+
+
+# -- micro-batches ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("as_gradients", [False, True])
+def test_several_micro_batches_move_as_their_mean_does(as_gradients):
+    factors = [1.0, 2.0, 6.0]
+    whole, parted = (nn.Parameter(torch.linspace(-1, 1, 5)) for _ in range(2))
+    first, second = optimizer_for([whole], ALL[2]), optimizer_for([parted], ALL[2])
+    for _ in range(3):
+        one = move([3.0 * whole.square().sum()], first, player="me")
+        losses = (factor * parted.square().sum() for factor in factors)
+        parts = (torch.autograd.grad(loss, [parted]) for loss in losses) if as_gradients else losses
+        many = move(parts, second, player="me")
+        torch.testing.assert_close(many, one)
+    torch.testing.assert_close(parted, whole)
+
+
+def test_gradients_that_a_method_keeps_are_not_written_into_where_there_is_but_one_part():
+    weight = nn.Parameter(torch.ones(3))
+    gradients = [torch.ones(3)]
+    move([gradients], optimizer_for([weight], ALL[2]), player="me")
+    assert torch.equal(gradients[0], torch.ones(3))
+
+
+def test_one_micro_batch_is_used_up_before_the_next_is_asked_for():
+    """Only one graph lives at a time: that is what micro-batches are for."""
+    weight = nn.Parameter(torch.ones(3))
+    kept = []
+
+    def parts():
+        for _ in range(3):
+            assert not [node for node in kept if node() is not None], "the graph before is gone"
+            squared = weight.square()
+            kept.append(weakref.ref(squared))
+            loss = squared.exp().sum()  # exp holds its own result, sum nothing
+            del squared
+            yield loss
+
+    move(parts(), optimizer_for([weight], ALL[2]), player="me")
+    assert len(kept) == 3
+
+
+def test_a_parameter_is_left_without_a_gradient():
+    weight = nn.Parameter(torch.ones(3))
+    descend(weight.sum(), optimizer_for([weight], ALL[0]))
+    assert weight.grad is None
+
+
+# -- what is told -----------------------------------------------------------------------------------------------------
+
+
+def test_a_move_tells_how_far_the_weights_went_relative_to_their_size():
+    weight, other = nn.Parameter(torch.tensor([3.0])), nn.Parameter(torch.tensor([4.0]))
+    told = move([weight + other], optimizer_for([weight, other], ALL[2]), player="player")
+    assert told.keys() == {"gradient/player", "update/player"}
+    assert told["update/player"].item() == pytest.approx(0.1 * 2**0.5 / 5)
+
+
+def test_a_skipped_step_tells_that_the_weights_did_not_move():
+    weight = nn.Parameter(torch.tensor([3.0]))
+    told = move([weight.sum() * float("nan")], optimizer_for([weight], ALL[0]), player="me")
+    assert told["update/me"].item() == 0
+
+
+# -- rates ------------------------------------------------------------------------------------------------------------
+
+RAMP = {"start": 1e-2, "end": 1e-3, "share": 0.5, "shape": "linear"}
+BETA = {"start": 0.9, "end": 0.99, "shape": "linear"}
+
+
+def rates(optimizer, progress, **keywords):
+    set_rates({"it": optimizer}, progress, **keywords)
+    (group,) = optimizer.param_groups
+    return group["lr"], group.get("betas", (None, None))[1]
+
+
+def test_rates_follow_their_schedules():
+    optimizer = optimizer_for([nn.Parameter(torch.ones(1))], {"name": "adam", "learning_rate": RAMP, "beta2": BETA})
+    assert optimizer.param_groups[0]["lr"] == 1e-2
+    assert optimizer.param_groups[0]["betas"] == (0.5, 0.9)
+    assert rates(optimizer, 0.0) == (1e-2, 0.9)
+    assert rates(optimizer, 0.25) == pytest.approx((5.5e-3, 0.9225))
+    assert rates(optimizer, 1.0) == pytest.approx((1e-3, 0.99))
+    assert rates(optimizer, 0.25) == pytest.approx((5.5e-3, 0.9225)), "there is no way back but the progress"
+
+
+@pytest.mark.parametrize("raw", ALL, ids=lambda raw: raw["name"])
+def test_a_factor_scales_the_learning_rate_once_however_often_it_is_asked(raw):
+    optimizer = optimizer_for([nn.Parameter(torch.ones(1))], raw)
+    for _ in range(3):
+        assert rates(optimizer, 0.5, factor=0.25)[0] == pytest.approx(0.025)
+    assert rates(optimizer, 0.5)[0] == pytest.approx(0.1)
+
+
+def test_schedules_survive_a_checkpoint_of_plain_values():
+    """Nothing in the optimiser's state but what `weights_only` reads."""
+    raw = {"name": "adam", "learning_rate": RAMP, "beta2": BETA}
+    optimizer, again = (optimizer_for([nn.Parameter(torch.ones(1))], raw) for _ in range(2))
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+    again.load_state_dict(torch.load(file, weights_only=True))
+    assert rates(again, 0.25) == rates(optimizer, 0.25)
+
+
+def test_a_step_uses_the_rate_that_was_set():
+    weight = nn.Parameter(torch.zeros(1))
+    optimizer = optimizer_for([weight], {"name": "sgd", "learning_rate": RAMP, "momentum": 0.0})
+    set_rates({"it": optimizer}, 1.0, factor=0.5)
+    descend(weight.sum(), optimizer)
+    assert weight.item() == pytest.approx(-5e-4)

@@ -55,15 +55,20 @@ class PictureBatches:
         self._labels = None if split.labels is None else torch.from_numpy(np.array(split.labels)).to(device)
         self._resident = self._load_all() if split.nbytes <= RESIDENT_SHARE * _free_bytes(device) else None
 
-    def at(self, step: int) -> Pictures:
-        """The batch of a step: images [N, C, H, W] in [-1, 1], channels_last, and labels [N] where there are some."""
-        indices = self._indices(step)
+    def at(self, step: int, *, part: int = 0, parts: int = 1) -> Pictures:
+        """The batch of a step, or one of the equal parts of it.
+
+        Images [N, C, H, W] in [-1, 1], channels_last, and labels [N] where there are some.
+        """
+        size = self._batch // parts
+        indices = self._indices(step)[part * size : (part + 1) * size]
         chosen = torch.from_numpy(indices).to(self._device)
         if self._resident is not None:
             pixels = self._resident[chosen]
         else:
             pixels = _to_device(self._split.pixels(indices), self._device)
-        images = self._augment(to_signed(pixels.permute(0, 3, 1, 2)), step)
+        rng = generator(self._seed, "augment", step, part, device=self._device)
+        images = self._augment(to_signed(pixels.permute(0, 3, 1, 2)), rng)
         return Pictures(images, None if self._labels is None else self._labels[chosen])
 
     def _indices(self, step: int) -> NDArray[np.int64]:
@@ -80,8 +85,7 @@ class PictureBatches:
             self._order = {e: o for e, o in self._order.items() if e >= epoch - 1} | {epoch: order}
         return self._order[epoch]
 
-    def _augment(self, images: Tensor, step: int) -> Tensor:
-        rng = generator(self._seed, "augment", step, device=self._device)
+    def _augment(self, images: Tensor, rng: torch.Generator) -> Tensor:
         if self._augmentation.shift_pixels:
             images = shift(images, most=self._augmentation.shift_pixels, rng=rng)
         if self._augmentation.mirror:

@@ -63,6 +63,13 @@ class Journal:
         self._synced = time.monotonic()
 
 
+def describe_event(line: Line) -> str:
+    """What happened, in one line for people."""
+    details = ", ".join(f"{k} {v}" for k, v in line.items() if k not in ("images", "step", "event", "text"))
+    told = line.get("text", "")
+    return f"{line['event']} at {line['images']} images" + (f": {told or details}" if told or details else "")
+
+
 def read_journal(path: Path) -> list[Line]:
     """All whole lines. A last line without its end was cut off by a crash and is left out."""
     if not path.exists():

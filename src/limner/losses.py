@@ -7,7 +7,10 @@ Logits are float tensors [N], larger for "real". With C the discriminator's logi
     bce-saturating   the same                                           -E softplus(C(G(z)))
     lsgan            1/2 E (C(x) - 1)^2 + 1/2 E C(G(z))^2               1/2 E (C(G(z)) - 1)^2
     hinge            E max(0, 1 - C(x)) + E max(0, 1 + C(G(z)))         -E C(G(z))
+    wgan             E C(G(z)) - E C(x)                                 -E C(G(z))
     rpgan            E softplus(C(G(z)) - C(x))                         E softplus(C(x) - C(G(z)))
+
+Beside them stands LeCam regularisation, a penalty on logits rather than on gradients.
 """
 
 from __future__ import annotations
@@ -17,10 +20,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - PyTorch's own name for it
 
-LossName = Literal["bce", "bce-saturating", "lsgan", "hinge", "rpgan"]
+LossName = Literal["bce", "bce-saturating", "lsgan", "hinge", "wgan", "rpgan"]
 
 
 def cross_entropy_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
@@ -62,6 +65,20 @@ def hinge_generator_loss(real: Tensor, fake: Tensor) -> Tensor:
     return -fake.mean()
 
 
+def wasserstein_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """Minus the critic's estimate of the Wasserstein-1 distance. WGAN, arXiv:1701.07875.
+
+    It has no lower end: something has to keep the critic's slope in bounds, a gradient penalty or spectral norm.
+    """
+    return fake.mean() - real.mean()
+
+
+def wasserstein_generator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """Minus the mean fake logit. WGAN, arXiv:1701.07875. `real` is not used."""
+    del real
+    return -fake.mean()
+
+
 def relativistic_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
     """Relativistic pairing: each fake against one real. arXiv:1807.00734; as RpGAN in R3GAN, arXiv:2501.05441."""
     return F.softplus(fake - real).mean()
@@ -81,7 +98,9 @@ class AdversarialLoss:
     probability: Callable[[Tensor], Tensor] | None = None
     """D(x), the probability of being real, of a logit; None where the loss does not define it."""
     relativistic: bool = False
-    """Only differences of real and fake logits count: the generator sees both, an offset of all changes nothing."""
+    """The generator's loss looks at real logits too."""
+    offset_free: bool = False
+    """An offset of all logits does not change the discriminator's loss: it could never train a last bias."""
 
 
 ADVERSARIAL: dict[LossName, AdversarialLoss] = {
@@ -89,5 +108,50 @@ ADVERSARIAL: dict[LossName, AdversarialLoss] = {
     "bce-saturating": AdversarialLoss(cross_entropy_discriminator_loss, saturating_generator_loss, torch.sigmoid),
     "lsgan": AdversarialLoss(least_squares_discriminator_loss, least_squares_generator_loss),
     "hinge": AdversarialLoss(hinge_discriminator_loss, hinge_generator_loss),
-    "rpgan": AdversarialLoss(relativistic_discriminator_loss, relativistic_generator_loss, relativistic=True),
+    "wgan": AdversarialLoss(wasserstein_discriminator_loss, wasserstein_generator_loss, offset_free=True),
+    "rpgan": AdversarialLoss(
+        relativistic_discriminator_loss, relativistic_generator_loss, relativistic=True, offset_free=True
+    ),
 }
+
+
+def lecam_penalty(real: Tensor, fake: Tensor, real_anchor: Tensor, fake_anchor: Tensor) -> Tensor:
+    """E max(0, C(x) - fake_anchor)^2 + E max(0, real_anchor - C(G(z)))^2: holds a sure discriminator back.
+
+    LeCam regularisation for little data, arXiv:2104.03310. The paper writes the squared distances; the maximum is from
+    its authors' code (google/lecam-gan), which leaves alone the logits on the wrong side of the anchor. Anchors are
+    running means of the logits, see `LogitAnchors`. Not for a relativistic loss: that leaves the level of the logits
+    free, so that it can wander away from the anchors and the penalty would act on the level, not on the difference.
+    """
+    return F.relu(real - fake_anchor).square().mean() + F.relu(real_anchor - fake).square().mean()
+
+
+class LogitAnchors(nn.Module):
+    """Exponentially weighted means of real and fake logits over the batches seen: what `lecam_penalty` compares with.
+
+    Without bias towards where they begin: the first batch alone sets them (arXiv:1412.6980, section 3, divides by
+    1 - decay^t for the same). They are buffers, so they are saved with the method's networks.
+    """
+
+    real: Tensor
+    fake: Tensor
+    _weight: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("real", "fake", "_weight"):
+            self.register_buffer(name, torch.zeros(()))
+
+    @torch.no_grad()
+    def update(self, real_logits: Tensor, fake_logits: Tensor, *, decay: float) -> None:
+        """Takes one batch of logits [N] in, without waiting for the device. `decay` in [0, 1); 0.99 in the paper.
+
+        A batch with a logit that is not finite is left out: its step is skipped too, and it must not stay for ever.
+        """
+        real, fake = real_logits.float().mean(), fake_logits.float().mean()
+        usable = torch.isfinite(real) & torch.isfinite(fake)
+        weight = self._weight * decay + (1 - decay)
+        share = (1 - decay) / weight
+        for anchor, mean in ((self.real, real), (self.fake, fake)):
+            anchor.copy_(torch.where(usable, anchor + share * (mean - anchor), anchor))
+        self._weight.copy_(torch.where(usable, weight, self._weight))

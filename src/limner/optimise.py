@@ -1,8 +1,8 @@
-"""How a player moves: precision, gradients, the finite check, the step. The one seam for all of it."""
+"""How a player moves: rates, precision, gradients, their mean over processes, the finite check, the step."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Literal
 
@@ -11,7 +11,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
-from limner.settings import Settings
+from limner import distributed
+from limner.schedules import PositiveSchedule, Ramp, ShareSchedule, value_at
+from limner.strict import Settings
 
 PrecisionName = Literal["auto", "fp32", "bf16"]
 
@@ -20,9 +22,9 @@ class AdamSettings(Settings):
     """Adam (arXiv:1412.6980), or AdamW (arXiv:1711.05101) with its decoupled weight decay."""
 
     name: Literal["adam", "adamw"] = "adam"
-    learning_rate: float = Field(2e-4, gt=0)
+    learning_rate: PositiveSchedule = 2e-4
     beta1: float = Field(0.5, ge=0, lt=1)
-    beta2: float = Field(0.999, ge=0, lt=1)
+    beta2: ShareSchedule = 0.999
     weight_decay: float = Field(0.0, ge=0)
 
 
@@ -30,7 +32,7 @@ class SgdSettings(Settings):
     """Stochastic gradient descent with momentum."""
 
     name: Literal["sgd"]
-    learning_rate: float = Field(0.01, gt=0)
+    learning_rate: PositiveSchedule = 0.01
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
 
@@ -39,7 +41,7 @@ class RmspropSettings(Settings):
     """RMSprop: steps scaled by a running mean of squared gradients."""
 
     name: Literal["rmsprop"]
-    learning_rate: float = Field(5e-5, gt=0)
+    learning_rate: PositiveSchedule = 5e-5
     alpha: float = Field(0.99, ge=0, lt=1)
     momentum: float = Field(0.0, ge=0, lt=1)
 
@@ -48,23 +50,32 @@ OptimizerSettings = Annotated[AdamSettings | SgdSettings | RmspropSettings, Fiel
 
 
 def build_optimizer(settings: OptimizerSettings, parameters: Iterable[nn.Parameter]) -> Optimizer:
-    """The optimiser that the settings describe; Adam in its fused form.
+    """The optimiser that the settings describe; Adam in its fused form. `set_rates` moves what is scheduled.
 
     Not so SGD: where its very first step is skipped, the fused form leaves the momentum as uninitialised memory.
     """
-    parameters = list(parameters)
+    learning_rate = value_at(settings.learning_rate, 0.0)
+    # An option that PyTorch does not know travels with the group, as `initial_lr` does for its own schedulers.
+    schedules = {"lr": _plain(settings.learning_rate)}
+    group = {"params": list(parameters), "schedules": schedules}
     if isinstance(settings, AdamSettings):
         kind = Adam if settings.name == "adam" else AdamW
-        betas = (settings.beta1, settings.beta2)
-        return kind(parameters, lr=settings.learning_rate, betas=betas, weight_decay=settings.weight_decay, fused=True)
+        schedules["beta2"] = _plain(settings.beta2)
+        betas = (settings.beta1, value_at(settings.beta2, 0.0))
+        return kind([group], lr=learning_rate, betas=betas, weight_decay=settings.weight_decay, fused=True)
     if isinstance(settings, SgdSettings):
-        return SGD(
-            parameters,
-            lr=settings.learning_rate,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-        )
-    return RMSprop(parameters, lr=settings.learning_rate, alpha=settings.alpha, momentum=settings.momentum)
+        return SGD([group], lr=learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay)
+    return RMSprop([group], lr=learning_rate, alpha=settings.alpha, momentum=settings.momentum)
+
+
+def set_rates(optimizers: Mapping[str, Optimizer], progress: float, *, factor: float = 1.0) -> None:
+    """Give every optimiser the rates of a progress in [0, 1]; learning rates times `factor`."""
+    for optimizer in optimizers.values():
+        for group in optimizer.param_groups:
+            schedules = group.setdefault("schedules", {"lr": group["lr"]})
+            group["lr"] = _at(schedules["lr"], progress) * factor
+            if "beta2" in schedules:
+                group["betas"] = (group["betas"][0], _at(schedules["beta2"], progress))
 
 
 def choose_precision(name: PrecisionName, device: torch.device) -> torch.dtype:
@@ -81,19 +92,25 @@ def autocast(dtype: torch.dtype, device: torch.device) -> AbstractContextManager
     return torch.autocast(device.type, dtype)
 
 
-def descend(loss: Tensor, optimizer: Optimizer) -> Tensor:
-    """One move of one player: step the optimiser's own parameters down the gradient of `loss`, and nobody else's.
+def descend(parts: Iterable[Tensor | Sequence[Tensor]], optimizer: Optimizer, *, player: str) -> dict[str, Tensor]:
+    """One move of one player: step the optimiser's own parameters down the mean gradient, and nobody else's.
 
-    Returns the gradient's norm over all of them. Where it is not finite the step is skipped, so that one bad batch
-    cannot poison the weights, and the norm tells. Raises RuntimeError where a parameter does not influence the loss:
-    a player with a part that is never trained is a bug.
+    `parts` gives for each micro-batch its loss, or its gradients where a method has taken them itself; each is used up
+    before the next is asked for, so that only one micro-batch's activations exist at a time. Gradients are averaged
+    over micro-batches and processes.
+
+    Returns the norm of the gradient ("gradient/<player>") and of the change relative to the weights
+    ("update/<player>"). Where the gradient is not finite the step is skipped, so that one bad batch cannot poison the
+    weights, and the norm tells. Raises RuntimeError where a parameter does not influence the loss: a player with a part
+    that is never trained is a bug.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    with torch.autocast(loss.device.type, enabled=False):  # backward follows the types of forward by itself
-        gradients = torch.autograd.grad(loss, parameters)
+    gradients = _mean_gradients(parts, parameters)
+    distributed.average_(gradients)
     norm = torch.nn.utils.get_total_norm(gradients)
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient
+    before = [parameter.detach().clone() for parameter in parameters]
     finite = torch.isfinite(norm)
     if optimizer.defaults.get("fused"):
         # A fused step looks at this flag on the device: the host need not wait for it.
@@ -103,7 +120,35 @@ def descend(loss: Tensor, optimizer: Optimizer) -> Tensor:
         optimizer.step()
     optimizer.zero_grad()
     torch.clear_autocast_cache()  # it holds casts of the weights as they were before the step
-    return norm
+    change = torch._foreach_sub([parameter.detach() for parameter in parameters], before)
+    share = torch.nn.utils.get_total_norm(change) / torch.nn.utils.get_total_norm(before)
+    return {f"gradient/{player}": norm, f"update/{player}": share}
+
+
+def _mean_gradients(parts: Iterable[Tensor | Sequence[Tensor]], parameters: list[nn.Parameter]) -> list[Tensor]:
+    total: list[Tensor] = []
+    count = 0
+    for part in parts:
+        if isinstance(part, Tensor):
+            with torch.autocast(part.device.type, enabled=False):  # backward follows the types of forward by itself
+                part = torch.autograd.grad(part, parameters)  # noqa: PLW2901 - the loss is used up here
+        count += 1
+        if total:
+            torch._foreach_add_(total, list(part))
+        else:
+            total = list(part)
+    if count > 1:
+        torch._foreach_div_(total, count)
+    return total
+
+
+def _plain(schedule: float | Ramp) -> float | dict[str, float | str]:
+    """A schedule as a checkpoint can hold it."""
+    return schedule.model_dump() if isinstance(schedule, Ramp) else schedule
+
+
+def _at(schedule: float | dict[str, float | str], progress: float) -> float:
+    return value_at(Ramp.model_validate(schedule) if isinstance(schedule, dict) else schedule, progress)
 
 
 def _has_native_bf16(device: torch.device) -> bool:

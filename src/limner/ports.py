@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,8 +69,31 @@ class ModelRegistry(Protocol):
         """Move the alias `champion`. Raises LimnerError where the champion is no longer `instead_of`."""
 
 
+class ObjectStore(Protocol):
+    """A place for files by key, such as a bucket with a prefix. Its methods raise LimnerError where it fails."""
+
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """Bytes of each key that begins with `prefix`."""
+
+    def put(self, key: str, path: Path) -> None:
+        """Store a file's bytes; a key has the old ones until all new ones are there."""
+
+    def get(self, key: str, path: Path) -> None:
+        """Fetch a key's bytes into a file, which is there as a whole or not at all."""
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete keys, in their order; one that does not exist is no error."""
+
+
 Progress = Callable[[int, int, Mapping[str, float]], None]
 """Told how a training run goes: images seen, images in all, the latest losses by name."""
+
+Notice = Callable[[str], None]
+"""Told in a sentence what has happened that a person should know now."""
+
+
+def nobody(sentence: str) -> None:
+    """A `Notice` that nobody reads."""
 
 
 @dataclass(frozen=True)
@@ -84,3 +107,7 @@ class Ports:
     """For what can be computed again: feature extractors, reference statistics."""
     extractor_weights: tuple[Path, ...] = ()
     """Where weights of feature extractors may lie that the settings do not name."""
+    store: ObjectStore | None = None
+    """Where a training's checkpoints survive its machine; None where they lie on this one only."""
+    notice: Notice = nobody
+    """Where the guard's doings are told."""

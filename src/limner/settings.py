@@ -5,33 +5,13 @@ A training method keeps its own settings in its own file (`limner.methods`); eve
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from limner.errors import suggest
-
-
-class Settings(BaseModel):
-    """Base of all settings: immutable, no silent conversion, an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_unknown_keys(cls, raw: Any) -> Any:
-        if isinstance(raw, Mapping):
-            for key in raw:
-                if key not in cls.model_fields:
-                    raise PydanticCustomError(
-                        "unknown_key",
-                        "there is no key {key} here. {known}",
-                        {"key": repr(str(key)), "known": suggest(str(key), cls.model_fields)},
-                    )
-        return raw
-
+from limner.schedules import NonNegativeSchedule
+from limner.strict import Settings
 
 # -- datasets ---------------------------------------------------------------------------------------------------------
 
@@ -122,24 +102,65 @@ class MethodSettings(Settings):
     name: str
 
 
+class GuardSettings(Settings):
+    """What is done about a run that goes wrong: skip the step, go back to the last good checkpoint, give up."""
+
+    patience: int = Field(20, ge=1, description="non-finite steps in a row, each skipped, before going back")
+    rollbacks: int = Field(
+        3, ge=0, description="times to go back, each with half the learning rates, twice the penalty"
+    )
+    collapsed: float = Field(
+        0.02, ge=0, description="pictures of one kind differ by less than this share of the real ones' difference"
+    )
+    exploded: float = Field(
+        20.0, gt=0, description="pictures differ by more than so many times the real ones' difference"
+    )
+    restless: float = Field(
+        0.1, gt=0, description="a step changes a player's weights by more than this share: go back at once"
+    )
+    strikes: int = Field(3, ge=1, description="log lines in a row, collapsed or exploded, before going back")
+
+
+class StopEarlySettings(Settings):
+    """Stop where the quick evaluation keeps getting worse."""
+
+    evaluations: int = Field(0, ge=0, description="in a row that are worse; 0: never stop early")
+    worse_by: float = Field(1.5, ge=1, description="times the best value that count as worse")
+
+
 class TrainSettings(Settings):
     """How long and how a method trains. Progress is counted in images shown to the discriminator (1 kimg = 1,000)."""
 
     kimg: float = Field(gt=0, description="length of the run, thousands of images")
     batch: int = Field(64, ge=2, le=65536)
+    micro_batch: int = Field(
+        0, ge=0, description="images in memory at once; a share of the batch for one process of several; 0: the batch"
+    )
     seed: int = Field(0, ge=0)
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the hardware does it")
     deterministic: bool = Field(False, description="refuse operations that have no deterministic form")
-    ema_half_life_kimg: float = Field(10.0, ge=0, description="of the averaged product; 0: no averaging")
+    ema_half_life_kimg: NonNegativeSchedule = Field(10.0, description="of the averaged product; 0: no averaging")
     ema_ramp: float = Field(0.05, ge=0, le=1, description="the half-life never exceeds this share of the images seen")
     log_kimg: float = Field(1.0, gt=0, description="interval of a journal line")
     sample_kimg: float = Field(20.0, gt=0, description="interval of a sample grid")
     checkpoint_kimg: float = Field(20.0, gt=0, description="interval of a checkpoint")
+    checkpoint_minutes: float = Field(10.0, gt=0, description="a checkpoint at least so often, by the clock")
     judge_kimg: float = Field(0.0, ge=0, description="interval of the quick evaluation that picks `best`; 0: never")
     keep_checkpoints: int = Field(2, ge=1)
     augment_pixels: int = Field(0, ge=0, description="random shift of real images before training, pixels")
     mirror: bool = Field(False, description="random left-right flip of real images")
-    patience: int = Field(20, ge=1, description="non-finite steps in a row (each is skipped) before training gives up")
+    guard: GuardSettings = GuardSettings()
+    stop_early: StopEarlySettings = StopEarlySettings()
+
+    @model_validator(mode="after")
+    def _refuse_uneven_batch(self) -> TrainSettings:
+        if self.micro_batch and self.batch % self.micro_batch:
+            raise PydanticCustomError(
+                "uneven_batch",
+                "micro_batch has to divide batch: {batch} is no multiple of {micro_batch}",
+                {"batch": self.batch, "micro_batch": self.micro_batch},
+            )
+        return self
 
 
 class EvaluateSettings(Settings):

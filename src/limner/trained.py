@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -54,8 +54,13 @@ def save_config(folder: Path, params: MethodSettings, shape: PictureShape, class
 
 def save_product(folder: Path, product: nn.Module) -> None:
     """Write the product's weights."""
+    save_weights(folder, product.state_dict())
+
+
+def save_weights(folder: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write the weights of a product that have been set aside."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.contiguous() for name, value in product.state_dict().items()}, folder / WEIGHTS)
+    save_file({name: value.contiguous() for name, value in weights.items()}, folder / WEIGHTS)
 
 
 def open_trained(folder: Path, *, device: torch.device) -> TrainedModel:

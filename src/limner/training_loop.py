@@ -7,18 +7,20 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from limner import distributed
 from limner.averaging import Average
-from limner.checkpoint import Checkpoints
-from limner.guard import Tally, refuse_divergence
+from limner.checkpoint import Checkpoints, Savable
+from limner.guard import NOT_FINITE, Guard, Tally
 from limner.interruption import StopRequests
 from limner.journal import Journal
-from limner.methods import Moment, TrainingMethod
-from limner.optimise import autocast, choose_precision
+from limner.methods import MicroBatch, Moment, TrainingMethod
+from limner.optimise import autocast, choose_precision, set_rates
 from limner.ports import Progress
 from limner.randomness import derive_seed, generator
 from limner.settings import TrainSettings
@@ -27,8 +29,8 @@ from limner.settings import TrainSettings
 class Batches(Protocol):
     """Batches by step."""
 
-    def at(self, step: int) -> Any:
-        """The batch of a step, on the device."""
+    def at(self, step: int, *, part: int = 0, parts: int = 1) -> Any:
+        """One of the equal parts of a step's batch, on the device."""
 
 
 @dataclass
@@ -40,6 +42,27 @@ class State:
     seconds: float = 0.0
     best_value: float | None = None
     best_images: int = 0
+    worse_in_a_row: int = 0
+    stopped_early: bool = False
+
+
+class Best:
+    """The weights of the product at its best moment so far; none before anybody has judged."""
+
+    def __init__(self) -> None:
+        self.weights: dict[str, Tensor] = {}
+
+    def take(self, product: nn.Module) -> None:
+        """This is the best moment."""
+        self.weights = {name: value.detach().clone() for name, value in product.state_dict().items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The weights."""
+        return self.weights
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The weights of an earlier best moment."""
+        self.weights = dict(state)
 
 
 @dataclass(frozen=True)
@@ -51,87 +74,187 @@ class TrainingRun:
     settings: TrainSettings
     device: torch.device
     average: Average
+    best: Best
     checkpoints: Checkpoints
     journal: Journal
     progress: Progress
     draw_samples: Callable[[nn.Module, int], None]
     """Pictures of the averaged product, after so many images."""
+    watch: Callable[[nn.Module], Mapping[str, float]]
+    """Cheap signs of health of the averaged product, for the guard."""
     judge: Callable[[nn.Module], Mapping[str, float]]
     """Quick metrics of the averaged product; the first is the one to get low."""
-    keep_best: Callable[[nn.Module], None]
-    """Called with the averaged product when its judgement is the best so far."""
+
+    @cached_property
+    def tally(self) -> Tally:
+        """Means since the last log line."""
+        return Tally()
+
+    @cached_property
+    def guard(self) -> Guard:
+        """Judges the log lines."""
+        return Guard(self.settings.guard)
+
+    @property
+    def total_images(self) -> int:
+        """Images that the discriminator will have seen in the end."""
+        return round(self.settings.kimg * 1000)
 
 
 def train(run: TrainingRun) -> State:
     """Run to `settings.kimg`, from the newest checkpoint if there is one. SIGINT and SIGTERM save before they stop."""
-    settings, product, tally = run.settings, run.method.product(), Tally()
-    precision = choose_precision(settings.precision, run.device)
-    total = round(settings.kimg * 1000)
-    state = State(**(run.checkpoints.restore(run.method, run.average) or {}))
-    run.journal.rewind(images=state.images)
-    if state.images:
-        run.journal.event("resumed", images=state.images, step=state.step)
-    last = Mark(state.images, time.monotonic())
-    began = last.time - state.seconds
+    settings, total = run.settings, run.total_images
+    state = resume(run)
+    clock = Clock(state)
     with StopRequests() as requests:
         stop = False
-        while state.images < total and not stop:
-            torch.manual_seed(derive_seed(settings.seed, "dropout", state.step))
-            rng = generator(settings.seed, "step", state.step, device=run.device)
-            moment = Moment(state.step, state.images, total, rng)
-            with autocast(precision, run.device):
-                losses = run.method.step(run.batches.at(state.step), moment)
-            tally.add(losses)
-            state.step, state.images = state.step + 1, state.images + settings.batch
-            state.seconds = time.monotonic() - began
-            run.average.update(product, batch=settings.batch, images_seen=state.images)
+        while state.images < total and not state.stopped_early and not stop:
+            advance(run, state)
+            state.seconds = clock.seconds()
 
-            stop = requests.asked  # asked once: what ends the loop is what saves
-            due = Due(before=state.images - settings.batch, now=state.images, total=total)
+            # Asked once: what ends the loop is what saves.
+            stop, save_now = distributed.anywhere(requests.asked, clock.is_time(settings.checkpoint_minutes))
+            due, trouble = Due(before=state.images - settings.batch, now=state.images, total=total), None
             if due(settings.log_kimg):
-                last = log(run, tally, state, since=last)
+                trouble = log(run, state, rate=clock.rate(state.images))
             if due(settings.sample_kimg):
                 run.draw_samples(run.average.network, state.images)
             if settings.judge_kimg and due(settings.judge_kimg):
                 judge(run, state)
-            if due(settings.checkpoint_kimg) or stop:
-                run.checkpoints.save(run.method, run.average, asdict(state))
+            if not trouble and (stop or save_now or due(settings.checkpoint_kimg)):
+                trouble = save(run, state)
+            if trouble and not stop:
+                state = go_back(run, state, reason=trouble)
+    run.checkpoints.wait()
     requests.stop_if_asked()
+    if stop:  # another process was asked
+        raise SystemExit(143)
     return state
 
 
-def log(run: TrainingRun, tally: Tally, state: State, *, since: Mark) -> Mark:
-    """Write the means since the last line. Raises LimnerError where training has diverged."""
-    means, bad, bad_in_a_row = tally.read()
-    now = Mark(state.images, time.monotonic())
-    means["images_per_second"] = (now.images - since.images) / max(now.time - since.time, 1e-9)
-    means["memory_gib"] = _peak_memory_gib(run.device)
-    run.journal.metrics(means, images=state.images, step=state.step, seconds=state.seconds)
+def advance(run: TrainingRun, state: State) -> None:
+    """One step of the method, at the rates of the moment, and of the average."""
+    settings, care = run.settings, run.guard.rollbacks
+    moment = Moment(state.step, state.images, run.total_images, care)
+    set_rates(run.method.optimizers, moment.progress, factor=0.5**care)
+    with autocast(choose_precision(settings.precision, run.device), run.device):
+        run.tally.add(run.method.step(micro_batches(run, state.step), moment))
+    state.step, state.images = state.step + 1, state.images + settings.batch
+    run.average.update(run.method.product(), batch=settings.batch, images_seen=state.images)
+
+
+def micro_batches(run: TrainingRun, step: int) -> list[MicroBatch[Any]]:
+    """This process's parts of a step's batch, each with its randomness."""
+    seed, settings = run.settings.seed, run.settings
+    parts = settings.batch // (settings.micro_batch or settings.batch)
+    mine = distributed.my_parts(parts)
+    torch.manual_seed(derive_seed(seed, "dropout", step, mine[0]))  # layers draw from the global generator
+    return [
+        MicroBatch(run.batches.at(step, part=part, parts=parts), generator(seed, "step", step, part, device=run.device))
+        for part in mine
+    ]
+
+
+def log(run: TrainingRun, state: State, *, rate: float) -> str | None:
+    """Write the means since the last line, and warnings. Returns why the run cannot go on from here, or None."""
+    means, bad, bad_in_a_row = run.tally.read()
+    means |= distributed.from_first(dict(run.watch(run.average.network)))
+    trouble = run.guard.look(means, bad_in_a_row=bad_in_a_row, progress=state.images / run.total_images)
+    told = means | {"images_per_second": rate, "memory_gib": peak_memory_gib(run.device)}
+    run.journal.metrics(told, images=state.images, step=state.step, seconds=state.seconds)
     if bad:
         run.journal.event("skipped non-finite steps", images=state.images, step=state.step, count=bad)
-    run.progress(state.images, round(run.settings.kimg * 1000), means)
-    refuse_divergence(bad_in_a_row, patience=run.settings.patience, means=means)
-    return now
+    for warning in run.guard.warnings(means):
+        run.journal.event("warning", images=state.images, step=state.step, text=warning)
+    run.progress(state.images, run.total_images, told)
+    return trouble
 
 
 def judge(run: TrainingRun, state: State) -> None:
-    """Judge the averaged product, and keep it where it is the best so far."""
-    found = run.judge(run.average.network)
+    """Judge the averaged product; keep it where it is the best so far, stop early where it only gets worse."""
+    found = distributed.from_first(dict(run.judge(run.average.network)))
     run.journal.metrics(
         {f"quick/{k}": v for k, v in found.items()}, images=state.images, step=state.step, seconds=state.seconds
     )
-    value = next(iter(found.values()))
+    value, rule = next(iter(found.values())), run.settings.stop_early
     if state.best_value is None or value < state.best_value:
         state.best_value, state.best_images = value, state.images
-        run.keep_best(run.average.network)
+        run.best.take(run.average.network)
+    state.worse_in_a_row = state.worse_in_a_row + 1 if value > rule.worse_by * state.best_value else 0
+    if rule.evaluations and state.worse_in_a_row >= rule.evaluations:
+        state.stopped_early = True
+        run.journal.event(
+            "stopped early", images=state.images, step=state.step, best=state.best_value, best_images=state.best_images
+        )
 
 
-@dataclass(frozen=True)
-class Mark:
-    """A moment on the clock."""
+def resume(run: TrainingRun) -> State:
+    """Where the newest checkpoint leaves off; the beginning, which is saved as well, where there is none."""
+    found = _restore(run)
+    state = State(**found) if found else State()
+    run.journal.rewind(images=state.images if found else -1)
+    if found:
+        run.journal.event("resumed", images=state.images, step=state.step)
+    else:
+        _write(run, state)
+    return state
 
-    images: int
-    time: float
+
+def save(run: TrainingRun, state: State) -> str | None:
+    """Write a checkpoint unless the run looks ill. Returns why the run cannot go on from here, or None."""
+    values = [*run.method.networks.state_dict().values(), *run.average.network.state_dict().values()]
+    if not all(bool(torch.isfinite(value).all()) for value in values):
+        return f"{NOT_FINITE}: the networks' own numbers are not"
+    if not run.guard.suspicious:
+        _write(run, state)
+    return None
+
+
+def go_back(run: TrainingRun, at: State, *, reason: str) -> State:
+    """Restore the newest checkpoint, to go on with more care. Raises LimnerError where that has been tried enough."""
+    memory = run.guard.more_careful(reason)
+    if memory is None:
+        run.journal.event("gave up", images=at.images, step=at.step, reason=reason)
+        raise run.guard.diagnosis(reason)
+    state = State(**(_restore(run) or {}))
+    run.guard.load_state_dict(memory)
+    run.journal.rewind(images=state.images)
+    run.journal.event(
+        "went back",
+        images=state.images,
+        step=state.step,
+        from_images=at.images,
+        times=run.guard.rollbacks,
+        reason=reason,
+    )
+    _write(run, state)  # so that a run which is killed now goes on with the same care
+    return state
+
+
+class Clock:
+    """Training time, interruptions not counted."""
+
+    def __init__(self, state: State) -> None:
+        now = time.monotonic()
+        self._began, self._saved = now - state.seconds, now
+        self._last_images, self._last_time = state.images, now
+
+    def seconds(self) -> float:
+        """Since the run began."""
+        return time.monotonic() - self._began
+
+    def rate(self, images: int) -> float:
+        """Images per second since the last call."""
+        now = time.monotonic()
+        rate = (images - self._last_images) / max(now - self._last_time, 1e-9)
+        self._last_images, self._last_time = images, now
+        return rate
+
+    def is_time(self, minutes: float) -> bool:
+        """Whether so much time has gone by since it last was; it is asked once a step."""
+        due = time.monotonic() - self._saved > 60 * minutes
+        self._saved = time.monotonic() if due else self._saved
+        return due
 
 
 @dataclass(frozen=True)
@@ -147,7 +270,32 @@ class Due:
         return self.now // (kimg * 1000) > self.before // (kimg * 1000) or self.now >= self.total
 
 
-def _peak_memory_gib(device: torch.device) -> float:
+def _parts(run: TrainingRun) -> dict[str, Savable]:
+    """Everything that remembers something from one step to the next."""
+    optimizers = {f"{name}_optimizer": optimizer for name, optimizer in run.method.optimizers.items()}
+    networks = {"networks": run.method.networks, "average": run.average.network}
+    return {**networks, **optimizers, "best": run.best, "tally": run.tally, "guard": run.guard}
+
+
+def _write(run: TrainingRun, state: State) -> None:
+    if distributed.is_first():
+        run.checkpoints.save(_parts(run), asdict(state))
+
+
+def _restore(run: TrainingRun) -> dict[str, Any] | None:
+    """The first process reads, the others are told."""
+    parts = _parts(run)
+    found = run.checkpoints.restore(parts) if distributed.is_first() else None
+    if distributed.processes() > 1:
+        states = {name: part.state_dict() for name, part in parts.items()} if found else {}
+        found, states = distributed.from_first((found, states))
+        for name in states if not distributed.is_first() else ():
+            parts[name].load_state_dict(states[name])
+    return found
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """Most memory that this process has held, on the device where that is an accelerator."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     unit = 2**30 if sys.platform == "darwin" else 2**20  # bytes there, KiB on Linux

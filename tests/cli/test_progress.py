@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import io
 
+import pytest
+
 from limner.cli.progress import describe, training_progress
 
 
@@ -35,17 +37,29 @@ def test_progress_does_without_a_rate() -> None:
 
 def test_away_from_a_terminal_there_is_a_line_every_ten_seconds_and_a_last_one() -> None:
     stream, clock = io.StringIO(), Clock()
-    with training_progress("digits", stream=stream, clock=clock) as progress:
+    with training_progress("digits", stream=stream, clock=clock) as screen:
         for second in range(25):
             clock.now = float(second)
-            progress((second + 1) * 1000, 25_000, {})
+            screen.progress((second + 1) * 1000, 25_000, {})
     told = [line.split()[1] for line in stream.getvalue().splitlines()]
     assert told == ["1.0", "11.0", "21.0", "25.0"]
 
 
 def test_on_a_terminal_there_is_a_bar() -> None:
     stream = Terminal()
-    with training_progress("digits", stream=stream) as progress:
-        progress(1000, 2000, {"images_per_second": 10.0})
+    with training_progress("digits", stream=stream) as screen:
+        screen.progress(1000, 2000, {"images_per_second": 10.0})
     assert "digits" in stream.getvalue()
     assert "1.0 of 2 kimg" in stream.getvalue()
+
+
+@pytest.mark.parametrize("kind", [io.StringIO, Terminal])
+def test_what_a_person_should_know_is_told_at_once_in_its_own_line(kind: type[io.StringIO]) -> None:
+    stream = kind()
+    with training_progress("digits", stream=stream) as screen:
+        screen.progress(1000, 2000, {})
+        screen.notice("went back at 640 images: [bold] figures")
+        screen.notice("and again")
+    lines = [line.strip() for line in stream.getvalue().splitlines()]
+    assert any(line.endswith("digits  went back at 640 images: [bold] figures") for line in lines)
+    assert any(line.endswith("digits  and again") for line in lines)

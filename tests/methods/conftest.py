@@ -21,10 +21,11 @@ class RandomPictures:
     def __init__(self, batch=4):
         self._batch = batch
 
-    def at(self, step):
+    def at(self, step, *, part=0, parts=1):
         rng = generator(0, "test", step)
         images = torch.rand(self._batch, 1, 16, 16, generator=rng) * 2 - 1
-        return Pictures(images, torch.randint(0, 3, (self._batch,), generator=rng))
+        labels = torch.randint(0, 3, (self._batch,), generator=rng)
+        return Pictures(images.chunk(parts)[part], labels.chunk(parts)[part])
 
 
 BATCHES = {"pictures": RandomPictures}

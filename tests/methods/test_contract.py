@@ -10,19 +10,24 @@ from limner.averaging import Average
 from limner.checkpoint import Checkpoints
 from limner.errors import LimnerError
 from limner.journal import Journal, read_journal
-from limner.methods import Moment, load_method
+from limner.methods import MicroBatch, Moment, load_method
 from limner.optimise import autocast
 from limner.randomness import generator
 from limner.settings import TrainSettings
-from limner.training_loop import TrainingRun, train
+from limner.training_loop import Best, TrainingRun, train
 
 
 def moment(step):
-    return Moment(step=step, images_seen=step * 4, total_images=1000, rng=generator(0, "step", step))
+    return Moment(step=step, images_seen=step * 4, total_images=1000)
+
+
+def step_of(method, batches, step, *, parts=1):
+    micro = [MicroBatch(batches.at(step, part=part, parts=parts), generator(0, "step", step, part)) for part in range(parts)]
+    return method.step(micro, moment(step))
 
 
 def steps(method, batches, *, count, start=0):
-    return [method.step(batches.at(step), moment(step)) for step in range(start, start + count)]
+    return [step_of(method, batches, step) for step in range(start, start + count)]
 
 
 def weights(method):
@@ -93,7 +98,7 @@ def test_a_batch_that_is_not_finite_leaves_every_parameter_as_it_was(case):
     before = {name: p.detach().clone() for name, p in method.networks.named_parameters()}
     poisoned = copy.copy(batch)
     object.__setattr__(poisoned, "images", batch.images * float("nan"))
-    losses = method.step(poisoned, moment(1))
+    losses = method.step([MicroBatch(poisoned, generator(0))], moment(1))
     assert any(not torch.isfinite(value) for value in losses.values()), "and it tells"
     discriminator = [n for n in before if n.startswith("discriminator")]
     assert discriminator
@@ -117,13 +122,14 @@ def run_of(case, folder, *, kimg, batches=None, checkpoint_kimg=0.02):
         batches=batches or case.batches(),
         settings=settings,
         device=torch.device("cpu"),
-        average=Average(method.product(), half_life_images=50, ramp=0.05),
+        average=Average(method.product(), half_life_kimg=0.05, ramp=0.05, total_images=round(kimg * 1000)),
+        best=Best(),
         checkpoints=Checkpoints(folder / "checkpoints", identity={"case": case.name}, keep=2),
         journal=Journal(folder / "journal.jsonl"),
         progress=lambda *_: None,
         draw_samples=lambda *_: None,
+        watch=lambda product: {},
         judge=lambda product: {"fd": float(next(product.parameters()).sum())},
-        keep_best=lambda product: None,
     )
 
 
@@ -135,23 +141,23 @@ class UntilPowerCut:
     def __init__(self, batches, *, last):
         self._batches, self._last = batches, last
 
-    def at(self, step):
+    def at(self, step, *, part=0, parts=1):
         if step > self._last:
             raise PowerCut
-        return self._batches.at(step)
+        return self._batches.at(step, part=part, parts=parts)
 
 
 @pytest.mark.parametrize("last_step", [7, 12, 20])
 def test_interrupted_equals_uninterrupted(case, tmp_path, last_step):
     whole = run_of(case, tmp_path / "whole", kimg=0.1)
-    with whole.journal:
+    with whole.journal, whole.checkpoints:
         train(whole)
 
     cut = run_of(case, tmp_path / "cut", kimg=0.1, batches=UntilPowerCut(case.batches(), last=last_step))
-    with cut.journal, pytest.raises(PowerCut):
+    with cut.journal, cut.checkpoints, pytest.raises(PowerCut):
         train(cut)
     resumed = run_of(case, tmp_path / "cut", kimg=0.1)
-    with resumed.journal:
+    with resumed.journal, resumed.checkpoints:
         state = train(resumed)
 
     assert (state.step, state.images) == (25, 100)
@@ -172,13 +178,13 @@ def test_interrupted_equals_uninterrupted(case, tmp_path, last_step):
 
 def test_a_checkpoint_of_other_settings_is_refused_with_the_difference(case, tmp_path):
     run = run_of(case, tmp_path, kimg=0.02)
-    with run.journal:
+    with run.journal, run.checkpoints:
         train(run)
     changed = Checkpoints(tmp_path / "checkpoints", identity={"case": "another", "new": 1}, keep=2)
     with pytest.raises(
         LimnerError, match=rf"(?s)other settings.*case: '{case.name}' then, 'another' now; new: None then, 1 now"
     ):
-        changed.restore(run.method, run.average)
+        changed.restore({"networks": run.method.networks})
 
 
 def test_the_product_survives_export(case):

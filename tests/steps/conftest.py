@@ -53,7 +53,7 @@ def catalog(pictures) -> Catalog:
         "models": {
             "toy": {
                 "dataset": "shapes",
-                "method": {"name": "gan", "generator": {"latent": 8, "width": 8, "max_width": 16}},
+                "method": {"name": "gan", "generator": {"name": "dcgan", "latent": 8, "width": 8, "max_width": 16}},
                 "train": {
                     "kimg": 0.32, "batch": 16, "log_kimg": 0.08, "sample_kimg": 0.16, "checkpoint_kimg": 0.16,
                     "precision": "fp32",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from limner.errors import LimnerError
-from limner.ports import Ports, Progress
+from limner.ports import Notice, ObjectStore, Ports, Progress, nobody
 
 if TYPE_CHECKING:
     from limner.adapters.mlflow_server import MlflowServer
@@ -21,24 +21,33 @@ def silent(images_seen: int, total_images: int, losses: Mapping[str, float]) -> 
     """Tell nobody how training goes."""
 
 
-def connect(*, track: bool = True, tracking_uri: str = "", progress: Progress = silent) -> Ports:
-    """The ports of a process: MLflow, or nothing at all where `track` is off.
+def connect(
+    *,
+    track: bool = True,
+    tracking_uri: str = "",
+    progress: Progress = silent,
+    notice: Notice = nobody,
+    checkpoints: str = "",
+) -> Ports:
+    """The ports of a process: MLflow, or nothing at all where `track` is off; an object store for checkpoints.
 
     The server is `tracking_uri`, else MLFLOW_TRACKING_URI, else the file mlflow.db in DVC_ROOT or the current folder.
     MLFLOW_RUN_ID, MLFLOW_EXPERIMENT_NAME and MLFLOW_EXPERIMENT_ID say what a scheduler has prepared. LIMNER_CACHE is a
-    folder for what can be computed again; LIMNER_INCEPTION_WEIGHTS, TORCH_HOME say where weights may lie.
+    folder for what can be computed again; LIMNER_INCEPTION_WEIGHTS, TORCH_HOME say where weights may lie. The store is
+    `checkpoints`, else LIMNER_CHECKPOINTS, where that is a url: s3://bucket/prefix.
     """
     cache, weights = Path(os.environ.get("LIMNER_CACHE", "runs/cache")), _extractor_weights()
+    store = _open_store(checkpoints or os.environ.get("LIMNER_CHECKPOINTS", ""))
     if not track:
         from limner.adapters.untracked import UntrackedRegistry, UntrackedTracker
 
-        return Ports(UntrackedTracker(), UntrackedRegistry(), progress, cache, weights)
+        return Ports(UntrackedTracker(), UntrackedRegistry(), progress, cache, weights, store, notice)
     server = find_server(tracking_uri)
     from limner.adapters.mlflow_registry import MlflowRegistry
     from limner.adapters.mlflow_tracker import MlflowTracker
 
     tracker = MlflowTracker(server, os.environ.get("MLFLOW_RUN_ID", ""))
-    return Ports(tracker, MlflowRegistry(server), progress, cache, weights)
+    return Ports(tracker, MlflowRegistry(server), progress, cache, weights, store, notice)
 
 
 def replay(journal: Path, *, name: str, run_id: str, finished: bool, tracking_uri: str = "") -> tuple[str, int]:
@@ -79,6 +88,22 @@ def find_server(tracking_uri: str = "") -> MlflowServer:
         experiment=os.environ.get("MLFLOW_EXPERIMENT_NAME") or "limner",
         experiment_id="" if os.environ.get("MLFLOW_EXPERIMENT_NAME") else os.environ.get("MLFLOW_EXPERIMENT_ID", ""),
     )
+
+
+def _open_store(place: str) -> ObjectStore | None:
+    if "://" not in place:  # a folder on this machine
+        return None
+    try:
+        from limner.adapters.object_store import S3Store
+    except ModuleNotFoundError as error:
+        if error.name != "boto3":
+            raise
+        raise LimnerError(
+            "boto3 is not installed.",
+            why=f"Checkpoints at {place} are reached with it.",
+            fix="pip install 'limner[pipeline]', or keep checkpoints in a folder of this machine.",
+        ) from error
+    return S3Store(place)
 
 
 def _extractor_weights() -> tuple[Path, ...]:

@@ -6,22 +6,31 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
-    from limner.ports import Progress  # imports numpy: too slow for `limner --help`
+    from limner.ports import Notice, Progress  # imports numpy: too slow for `limner --help`
 
 
 SECONDS_BETWEEN_LINES = 10.0
 
 
+@dataclass(frozen=True)
+class Screen:
+    """What a person sees of a training run."""
+
+    progress: Progress
+    notice: Notice
+
+
 @contextmanager
 def training_progress(
     model: str, *, stream: TextIO = sys.stderr, clock: Callable[[], float] = time.monotonic
-) -> Iterator[Progress]:
-    """What to give to a step as its `progress`; on leaving the bar ends."""
+) -> Iterator[Screen]:
+    """What to give to a step as its `progress` and its `notice`; on leaving the bar ends."""
     if not stream.isatty():
-        yield _Lines(model, stream, clock)
+        yield Screen(_Lines(model, stream, clock), lambda text: print(f"{model}  {text}", file=stream, flush=True))
         return
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn
@@ -35,7 +44,7 @@ def training_progress(
         def report(images: int, total: int, losses: Mapping[str, float]) -> None:
             bar.update(task, completed=images, total=total, text=describe(images, total, losses))
 
-        yield report
+        yield Screen(report, lambda text: bar.console.print(f"{model}  {text}", markup=False, highlight=False))
 
 
 def describe(images: int, total: int, losses: Mapping[str, float]) -> str:

@@ -62,6 +62,15 @@ def train(
     scratch: Annotated[
         Path | None, typer.Option("--scratch", metavar="DIR", help="Checkpoints and journal.  [default: runs/MODEL]")
     ] = None,
+    checkpoints: Annotated[
+        str,
+        typer.Option(
+            "--checkpoints", metavar="S3_URL", help="Copy them to s3://bucket/prefix as well, and go on from there."
+        ),
+    ] = "",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Take a few steps, save and load, tell what it would take; keep nothing.")
+    ] = False,
     params: ParamsFile = PARAMS,
     overrides: Overrides = None,
     track: Track = True,
@@ -73,20 +82,28 @@ def train(
     Example:
       limner train digits-gan
       limner train digits-gan --set models.digits-gan.train.kimg=50 --set models.digits-gan.train.seed=1
+      limner train digits-gan --dry-run
+      torchrun --nproc-per-node 4 -m limner train digits-gan --set models.digits-gan.train.micro_batch=16
     """
     from limner.adapters import connect
     from limner.steps import open_catalog
     from limner.steps.train import train as step
 
     settings = open_catalog(params, overrides or ()).model(model)
-    with training_progress(model) as progress:
+    if dry_run:
+        from limner.steps.rehearse import rehearse
+
+        place = dataset or places.dataset(settings.dataset)
+        show(rehearse(settings, dataset=place, ports=connect(track=False)), as_json=as_json)
+        return
+    with training_progress(model) as screen:
         result = step(
             settings,
             name=model,
             dataset=dataset or places.dataset(settings.dataset),
             output=output or places.model(model),
             scratch=scratch or places.scratch(model),
-            ports=connect(track=track, progress=progress),
+            ports=connect(track=track, progress=screen.progress, notice=screen.notice, checkpoints=checkpoints),
         )
     show(result, as_json=as_json)
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, Generic, Protocol, TypeVar, cast
 
+import torch
 from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
@@ -23,6 +24,22 @@ Losses = dict[str, Tensor]
 """Every term of one step by name: scalar tensors, detached, still on the device."""
 
 
+BatchT = TypeVar("BatchT")
+
+
+@dataclass(frozen=True)
+class MicroBatch(Generic[BatchT]):
+    """The part of a batch that is computed at once, with the randomness that belongs to it and to nothing else.
+
+    Normally it is the whole batch. It is a part where memory does not hold all (gradient accumulation), and where
+    several processes share the work; since it is the same whoever computes it, so is the result.
+    """
+
+    batch: BatchT
+    rng: Generator
+    """On the method's device, seeded from the run's seed, the step and the part."""
+
+
 @dataclass(frozen=True)
 class Moment:
     """Where in the run a step stands. All that a schedule or an interval needs, so that neither has a state to save."""
@@ -30,8 +47,18 @@ class Moment:
     step: int
     images_seen: int
     total_images: int
-    rng: Generator
-    """On the method's device, seeded from the run's seed and the step."""
+    rollbacks: int = 0
+    """How often the guard has gone back to an earlier checkpoint."""
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is over, in [0, 1]."""
+        return self.images_seen / self.total_images
+
+    @property
+    def caution(self) -> float:
+        """What penalties are multiplied by: twice as much after each time the guard went back."""
+        return float(2**self.rollbacks)
 
 
 class TrainingMethod(Protocol):
@@ -41,14 +68,23 @@ class TrainingMethod(Protocol):
     networks: nn.ModuleDict
     optimizers: dict[str, Optimizer]
 
-    def step(self, batch: Any, moment: Moment) -> Losses:
-        """One whole update of both players, in the order of the paper."""
+    def step(self, parts: Sequence[MicroBatch[Any]], moment: Moment) -> Losses:
+        """One whole update of both players, in the order of the paper, from all parts of a batch."""
 
     def product(self) -> nn.Module:
         """The network that is averaged, judged and shipped."""
 
     def product_inputs(self, batch: Any, rng: Generator) -> dict[str, Tensor]:
         """The product's inputs by name for as many results as the batch has images: noise, or pictures to change."""
+
+    def realness(self, images: Tensor, batch: Any) -> Tensor:
+        """The discriminator's logits [N] of images [N, C, H, W] that stand for the batch's: real ones, or results."""
+
+
+def mean_terms(parts: Sequence[Losses]) -> Losses:
+    """Each term's mean over the micro-batches that have it."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: torch.stack([part[name] for part in parts if name in part]).mean() for name in names}
 
 
 @dataclass(frozen=True)

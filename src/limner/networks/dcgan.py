@@ -10,27 +10,31 @@ from itertools import pairwise
 from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from limner.errors import LimnerError
 from limner.networks.conditioning import LabelledLatent, ProjectionHead
+from limner.networks.resolutions import BASE, resolutions
+from limner.strict import Settings
 from limner.tasks import PictureShape
 
-SMALLEST, LARGEST = 16, 256
-BASE = 4
-"""Resolution at which the latent enters the generator and the features leave the discriminator."""
+
+class GeneratorSettings(Settings):
+    """A stack of convolutions from 4x4 up to the image."""
+
+    name: Literal["dcgan"] = "dcgan"
+    latent: int = Field(64, ge=1, le=4096, description="dimensions of the noise")
+    width: int = Field(32, ge=1, le=1024, description="channels at the image's own resolution")
+    max_width: int = Field(128, ge=1, le=4096, description="most channels of any layer")
+    upsampling: Literal["nearest", "transposed"] = Field("nearest", description="transposed: as the DCGAN paper has it")
 
 
-def resolutions(shape: PictureShape) -> list[int]:
-    """Resolutions from 4 up to the image's. Raises LimnerError for a size that this family does not build."""
-    size = shape.height
-    if shape.width != size or size & (size - 1) or not SMALLEST <= size <= LARGEST:
-        raise LimnerError(
-            f"The dcgan networks cannot make pictures of {shape.width}x{shape.height}.",
-            why=f"They double the resolution from 4x4: square, a power of two, {SMALLEST} to {LARGEST}.",
-            fix="Set the dataset's image.size to 16, 32, 64, 128 or 256.",
-        )
-    return [2**power for power in range(2, size.bit_length())]
+class DiscriminatorSettings(Settings):
+    """Strided convolutions."""
+
+    name: Literal["dcgan"] = "dcgan"
+    width: int = Field(32, ge=1, le=1024, description="channels of the first layer")
+    max_width: int = Field(128, ge=1, le=4096, description="most channels of any layer")
 
 
 def channels(resolution: int, *, size: int, width: int, max_width: int) -> int:
@@ -52,7 +56,7 @@ class Generator(nn.Module):
     ) -> None:
         """`nearest` scales up and convolves, which leaves no checkerboard; `transposed` is the paper's own way."""
         super().__init__()
-        steps = resolutions(shape)
+        steps = resolutions(shape, family="dcgan")
         counts = [channels(r, size=shape.height, width=width, max_width=max_width) for r in steps]
         self.mapping = LabelledLatent(latent, shape.classes)
         self.entry = nn.Linear(self.mapping.size, counts[0] * BASE * BASE)
@@ -73,9 +77,11 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Images [N, C, H, W] and labels [N] -> logits [N]. No normalisation: it would tie a penalty to its batch."""
 
+    piecewise_linear = True
+
     def __init__(self, shape: PictureShape, *, width: int, max_width: int, offset: bool = True) -> None:
         super().__init__()
-        steps = resolutions(shape)[::-1]
+        steps = resolutions(shape, family="dcgan")[::-1]
         # The first layer already halves the resolution, so a layer is named after the resolution that it reads.
         counts = [channels(r, size=shape.height, width=width, max_width=max_width) for r in steps[:-1]]
         layers: list[nn.Module] = []

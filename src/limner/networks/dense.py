@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated, Literal
 
+from pydantic import Field
 from torch import Tensor, nn
 
 from limner.networks.conditioning import ProjectionHead
+from limner.strict import Settings
 from limner.tasks import PictureShape
+
+
+class DiscriminatorSettings(Settings):
+    """Fully connected layers."""
+
+    name: Literal["dense"] = "dense"
+    widths: list[Annotated[int, Field(ge=1)]] = Field([512, 256], min_length=1, description="of the hidden layers")
 
 
 class Discriminator(nn.Module):
     """Images [N, C, H, W] of any size and labels [N] -> logits [N], through fully connected layers."""
+
+    piecewise_linear = True
 
     def __init__(self, shape: PictureShape, *, widths: Sequence[int], offset: bool = True) -> None:
         super().__init__()

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,14 +16,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from limner import __version__
+from limner import __version__, distributed
 from limner.averaging import Average
 from limner.checkpoint import Checkpoints, flat
 from limner.data import Augmentation, PictureBatches, judged_batches, refuse_other_task, showcase
 from limner.evaluation import QuickJudge
-from limner.journal import Journal, Line, read_journal
+from limner.health import HealthCheck
+from limner.journal import Journal, Line, describe_event, read_journal
 from limner.lineage import directory_md5, write_lineage
 from limner.methods import TrainingMethod, load_method
+from limner.mirror import Mirror
 from limner.packing import PackedDataset
 from limner.pixels import encode_png, grid
 from limner.ports import Ports, Run
@@ -31,12 +34,12 @@ from limner.reference import open_extractor, open_reference
 from limner.settings import MethodSettings, ModelSettings
 from limner.steps.output import replaced
 from limner.tasks import PictureShape
-from limner.trained import draw, save_config, save_product
-from limner.training_loop import TrainingRun
+from limner.trained import draw, save_config, save_product, save_weights
+from limner.training_loop import Best, TrainingRun
 from limner.training_loop import train as run_loop
 
 GRID_COLUMNS, GRID_PICTURES = 10, 80
-NOT_PART_OF_THE_RUN = ("log_kimg", "sample_kimg", "checkpoint_kimg", "keep_checkpoints", "patience")
+NOT_PART_OF_THE_RUN = ("sample_kimg", "checkpoint_kimg", "checkpoint_minutes", "keep_checkpoints")
 """Settings that do not change the weights: changing them does not begin another run."""
 
 
@@ -59,34 +62,56 @@ def train(
     newest checkpoint, in the same tracked run; other settings or other data begin a run of their own.
     """
     packed = PackedDataset(dataset)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = distributed.local_device()
     refuse_other_task(packed, task=load_method(settings.method.name).task)
-    method = _build(settings, packed.shape(), device)
-    identity = _identity(settings, packed.digest)
-    place = scratch / hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    place.mkdir(parents=True, exist_ok=True)
-    with ports.tracker.run(name, run_id=_read_run_id(place)) as tracked, _determinism(settings.train.deterministic):
-        (place / "run.json").write_text(json.dumps({"run_id": tracked.id}), encoding="utf-8")
-        _describe(tracked, settings, packed, name=name)
-        run = _assemble(settings, method, packed, place=place, ports=ports, tracked=tracked)
-        with run.journal:
-            state = run_loop(run)
-        with replaced(output) as folder:
-            _collect(folder, settings, packed, run=run, place=place)
-            record = {"step": "train", "model": name, "seed": settings.train.seed, "device": device.type}
-            record |= {
-                "dataset": settings.dataset,
-                "dataset_digest": packed.digest,
-                "dataset_md5": directory_md5(dataset),
-            }
-            write_lineage(folder, record | {"run_id": tracked.id, "images_seen": state.images})
-        tracked.file(output / "lineage.json")
-        tracked.file(output / "journal.jsonl")
-    shutil.rmtree(place)  # the output holds all that matters; the same call again is a new run
+    with distributed.joined(device), _determinism(settings.train.deterministic):
+        if not distributed.is_first():
+            return _assist(settings, packed, device=device, ports=ports, output=output)
+        method = build(settings, packed.shape(), device)
+        key = _key(settings, packed.digest)
+        place = scratch / key
+        place.mkdir(parents=True, exist_ok=True)
+        mirror = Mirror(place, ports.store, prefix=f"{name}/{key}") if ports.store else None
+        if mirror and mirror.pull():
+            ports.notice("goes on from the object store's copy of its checkpoints")
+        with ports.tracker.run(name, run_id=_read_run_id(place)) as tracked:
+            (place / "run.json").write_text(json.dumps({"run_id": tracked.id}), encoding="utf-8")
+            _describe(tracked, settings, packed, name=name)
+            run = assemble(settings, method, packed, place=place, ports=ports, tracked=tracked, mirror=mirror)
+            with run.checkpoints, run.journal:
+                state = run_loop(run)
+            with replaced(output) as folder:
+                _collect(folder, settings, packed, run=run, place=place)
+                record = {"step": "train", "model": name, "seed": settings.train.seed, "device": device.type}
+                record |= {
+                    "dataset": settings.dataset,
+                    "dataset_digest": packed.digest,
+                    "dataset_md5": directory_md5(dataset),
+                }
+                write_lineage(folder, record | {"run_id": tracked.id, "images_seen": state.images})
+            tracked.file(output / "lineage.json")
+            tracked.file(output / "journal.jsonl")
+        # The output holds all that matters; the same call again is a new run.
+        shutil.rmtree(place)
+        if mirror:
+            mirror.clear()
     return Trained(output, tracked.id, state.images, packed.digest)
 
 
-def _build(settings: ModelSettings[MethodSettings], shape: PictureShape, device: torch.device) -> TrainingMethod:
+def _assist(
+    settings: ModelSettings[MethodSettings], packed: PackedDataset, *, device: torch.device, ports: Ports, output: Path
+) -> Trained:
+    """Take a share of another process's run: compute, and write nothing that stays."""
+    method = build(settings, packed.shape(), device)
+    with tempfile.TemporaryDirectory(prefix="limner-") as place:
+        run = assemble(settings, method, packed, place=Path(place), ports=ports, writes=False)
+        with run.checkpoints, run.journal:
+            state = run_loop(run)
+    return Trained(output, "", state.images, packed.digest)
+
+
+def build(settings: ModelSettings[MethodSettings], shape: PictureShape, device: torch.device) -> TrainingMethod:
+    """The method with the weights that the run's seed gives it, on the device."""
     with torch.random.fork_rng():
         torch.manual_seed(derive_seed(settings.train.seed, "weights"))
         method = load_method(settings.method.name).build(settings.method, shape)
@@ -101,6 +126,12 @@ def _identity(settings: ModelSettings[MethodSettings], dataset_digest: str) -> d
     if settings.train.judge_kimg:  # only then does the evaluation have a say in what is kept as best
         rows |= flat({"evaluate": document["evaluate"]})
     return rows | {"dataset_digest": dataset_digest, "limner_version": __version__}
+
+
+def _key(settings: ModelSettings[MethodSettings], dataset_digest: str) -> str:
+    """Names a run by all that decides its weights."""
+    identity = json.dumps(_identity(settings, dataset_digest), sort_keys=True)
+    return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 
 def _read_run_id(place: Path) -> str:
@@ -118,15 +149,18 @@ def _describe(tracked: Run, settings: ModelSettings[MethodSettings], packed: Pac
     tracked.tags({"limner.model": name, "limner.dataset_digest": packed.digest})
 
 
-def _assemble(
+def assemble(  # noqa: PLR0913 - it is where all of them meet
     settings: ModelSettings[MethodSettings],
     method: TrainingMethod,
     packed: PackedDataset,
     *,
     place: Path,
     ports: Ports,
-    tracked: Run,
+    tracked: Run | None = None,
+    mirror: Mirror | None = None,
+    writes: bool = True,
 ) -> TrainingRun:
+    """Everything that the loop works with. Who does not write takes part in the steps alone: no pictures, no judging."""
     train_settings = settings.train
     device = next(method.networks.parameters()).device
     split = packed.split("train")
@@ -134,19 +168,19 @@ def _assemble(
     examples = showcase(split, count=GRID_PICTURES, device=device)
 
     def tell(line: Line) -> None:
-        if "metrics" in line:
+        if tracked and "metrics" in line:
             tracked.metrics(line["metrics"], images_seen=line["images"])
+        elif tracked:
+            sentence = describe_event(line)
+            tracked.tags({f"limner.event.{line['images']:09d}": sentence})
+            ports.notice(sentence)
 
     def draw_samples(product: nn.Module, images_seen: int) -> None:
         sheet = grid(draw(method, product, [examples], seed=train_settings.seed), columns=GRID_COLUMNS)
         (place / "samples" / f"{images_seen:09d}.png").write_bytes(encode_png(sheet))
-        tracked.picture("samples", sheet, images_seen=images_seen)
+        if tracked:
+            tracked.picture("samples", sheet, images_seen=images_seen)
 
-    def keep_best(product: nn.Module) -> None:
-        with replaced(place / "best") as folder:
-            save_product(folder, product)
-
-    half_life = train_settings.ema_half_life_kimg * 1000
     return TrainingRun(
         method=method,
         batches=PictureBatches(
@@ -158,17 +192,24 @@ def _assemble(
         ),
         settings=train_settings,
         device=device,
-        average=Average(method.product(), half_life_images=half_life, ramp=train_settings.ema_ramp),
+        average=Average(
+            method.product(),
+            half_life_kimg=train_settings.ema_half_life_kimg,
+            ramp=train_settings.ema_ramp,
+            total_images=round(train_settings.kimg * 1000),
+        ),
+        best=Best(),
         checkpoints=Checkpoints(
             place / "checkpoints",
             identity=_identity(settings, packed.digest),
             keep=train_settings.keep_checkpoints,
+            written=mirror.push if mirror else lambda: None,
         ),
         journal=Journal(place / "journal.jsonl", listener=tell),
-        progress=ports.progress,
-        draw_samples=draw_samples,
-        judge=_judge(settings, method, packed, ports=ports),
-        keep_best=keep_best,
+        progress=ports.progress if tracked else lambda *_: None,
+        draw_samples=draw_samples if writes else lambda *_: None,
+        watch=HealthCheck(method, packed, seed=train_settings.seed, device=device) if writes else lambda _: {},
+        judge=_judge(settings, method, packed, ports=ports) if writes else lambda _: {},
     )
 
 
@@ -193,10 +234,8 @@ def _collect(
 ) -> None:
     save_config(folder, settings.method, packed.shape(), packed.classes())
     save_product(folder / "last", run.average.network)
-    if (place / "best").exists():
-        shutil.copytree(place / "best", folder / "best")
-    else:  # nobody judged: the last is the best that is known
-        save_product(folder / "best", run.average.network)
+    # Where nobody judged, the last is the best that is known.
+    save_weights(folder / "best", run.best.weights or run.average.network.state_dict())
     shutil.copytree(place / "samples", folder / "samples")
     shutil.copy2(place / "journal.jsonl", folder / "journal.jsonl")
     shutil.copy2(place / "run.json", folder / "run.json")

@@ -1,0 +1,1 @@
+"""Measurements that back a claim: `python -m benchmarks.<name> --json FILE` runs one and writes what it found."""

@@ -1,0 +1,62 @@
+"""Cheap signs of a training run's health: do the pictures still differ, are the training pictures known by heart?"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from limner.data import showcase
+from limner.guard import DIVERSITY, MEMORISED
+from limner.methods import TrainingMethod
+from limner.packing import PackedDataset
+from limner.randomness import generator
+
+PICTURES = 32
+TINY = 1e-8
+
+
+class HealthCheck:
+    """Looks at few pictures, always the same real ones with always the same noise."""
+
+    def __init__(self, method: TrainingMethod, packed: PackedDataset, *, seed: int, device: torch.device) -> None:
+        self._method = method
+        self._seed = seed
+        self._train = showcase(packed.split("train"), count=PICTURES, device=device)
+        held_out = packed.split("validation")
+        self._held_out = showcase(held_out, count=PICTURES, device=device) if held_out.count else None
+        self._spread = spread(self._train.images, self._train.labels)
+
+    @torch.no_grad()
+    def __call__(self, product: nn.Module) -> dict[str, float]:
+        """Signs by name. `product` is in evaluation mode; so is the discriminator while it is asked.
+
+        signal/diversity: how much pictures of one class differ from each other, relative to the real ones.
+        overfitting/r_v: E[C(train) - C(held out)] over E[C(train) - C(generated)], 1 where to the discriminator
+        held-out pictures are as good as generated ones. Equation 1 of arXiv:2006.06676.
+        """
+        rng = generator(self._seed, "health", device=self._train.images.device)
+        results = product(**self._method.product_inputs(self._train, rng))
+        signs = {DIVERSITY: spread(results, self._train.labels) / (self._spread + TINY)}
+        if self._held_out is not None:
+            networks = self._method.networks
+            networks.eval()
+            real, fake, held_out = (
+                self._method.realness(images, batch).mean()
+                for images, batch in (
+                    (self._train.images, self._train),
+                    (results, self._train),
+                    (self._held_out.images, self._held_out),
+                )
+            )
+            networks.train()
+            signs |= {MEMORISED: (real - held_out) / (real - fake), "logit/held_out": held_out}
+        # A figure that is not finite is no figure: the guard hears of it from the step itself.
+        return {name: float(value) for name, value in signs.items() if torch.isfinite(value)}
+
+
+def spread(images: Tensor, labels: Tensor | None) -> Tensor:
+    """Standard deviation of a pixel over images [N, C, H, W] of the same class, root mean square over pixels."""
+    labels = torch.zeros(len(images), dtype=torch.int64) if labels is None else labels.cpu()
+    same = [images[(labels == label).to(images.device)] for label in torch.unique(labels)]
+    variances = [group.float().var(0, unbiased=True).mean() for group in same if len(group) > 1]
+    return torch.stack(variances).mean().sqrt() if variances else images.float().std()

@@ -1,0 +1,196 @@
+"""SIGKILL at random moments: the run that goes on is the run that was never killed, in its weights and in its records."""
+
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from limner.adapters import find_server
+from limner.journal import read_journal
+from tests import s3_stand
+from tests.mlflow_stand import database, third_party_warnings
+
+pytestmark = third_party_warnings
+
+CLOCK = {"images_per_second", "memory_gib"}
+"""Figures of the machine, not of the run."""
+PATIENCE_SECONDS = 120
+
+
+@dataclass
+class Job:
+    """`limner train toy` in a folder of its own, with an MLflow database there; it can be killed and started again."""
+
+    folder: Path
+    params: Path
+    dataset: Path
+    environment: dict[str, str]
+
+    @contextmanager
+    def process(self):
+        words = [sys.executable, "-m", "limner", "train", "toy", "--params", str(self.params), "--dataset", self.dataset]
+        with (self.folder / "screen.txt").open("a") as screen:
+            process = subprocess.Popen(
+                words, cwd=self.folder, env=self.environment, stdout=subprocess.DEVNULL, stderr=screen
+            )
+            try:
+                yield process
+            finally:
+                process.kill()
+                process.wait()
+
+    def finish(self):
+        with self.process() as process:
+            assert process.wait(timeout=PATIENCE_SECONDS) == 0, (self.folder / "screen.txt").read_text()
+        return self.folder / "models" / "toy"
+
+    def kill(self, rng, *, within_seconds, while_writing=False):
+        """Start it, and kill it at some moment after its first line; or in the middle of writing a checkpoint."""
+        before = self._written()
+        with self.process() as process:
+            self._until(process, lambda: self._written() > before)
+            time.sleep(rng.uniform(0, within_seconds))
+            if while_writing:
+                self._until(process, lambda: any(self.folder.glob("runs/toy/*/checkpoints/*.partial")))
+            process.send_signal(signal.SIGKILL)
+            assert process.wait() == -signal.SIGKILL
+
+    def _written(self):
+        return max((p.stat().st_mtime_ns for p in self.folder.glob("runs/toy/*/journal.jsonl")), default=0)
+
+    def _until(self, process, happened):
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not happened():
+            assert process.poll() is None, f"it was faster: {(self.folder / 'screen.txt').read_text()}"
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+
+
+def figures(model):
+    """The journal's lines of figures, without the clock's."""
+    return [
+        (line["images"], line["step"], {k: v for k, v in line["metrics"].items() if k not in CLOCK})
+        for line in read_journal(model / "journal.jsonl")
+        if "metrics" in line
+    ]
+
+
+def recorded(job):
+    """Status of the one run in MLflow, and for each metric its points in the order of their arrival."""
+    client = find_server(job.environment["MLFLOW_TRACKING_URI"]).client
+    (experiment,) = client.search_experiments(filter_string="name = 'limner'")
+    (run,) = client.search_runs([experiment.experiment_id])
+    points = {
+        name: [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, name)]
+        for name in run.data.metrics
+    }
+    return run.info.status, points
+
+
+def refuse_difference(whole, job):
+    """Both have ended: the same weights, the same journal, the same curves in MLflow, nothing doubled or missing."""
+    one, other = whole.folder / "models" / "toy", job.folder / "models" / "toy"
+    for which in ("last", "best"):
+        first, second = (load_file(model / which / "model.safetensors") for model in (one, other))
+        assert first.keys() == second.keys()
+        for name, value in first.items():
+            assert torch.equal(value, second[name]), f"{which} {name}"
+    assert figures(one) == figures(other)
+    (status, curves), (whole_status, whole_curves) = recorded(job), recorded(whole)
+    assert status == whole_status == "FINISHED"
+    assert curves.keys() == whole_curves.keys()
+    for name, points in curves.items():
+        expected = whole_curves[name]
+        assert [step for step, _ in points] == [step for step, _ in expected], name
+        assert name in CLOCK or points == expected, name
+    assert set(curves) == {name for line in read_journal(other / "journal.jsonl") for name in line.get("metrics", ())}
+
+
+@pytest.fixture(scope="module")
+def start(toys, surroundings, tmp_path_factory):
+    """A job of so many images; `bucket` is where its checkpoints survive their machine."""
+
+    def job(name, *, kimg, **environment):
+        folder = tmp_path_factory.mktemp(name)
+        train = {
+            "kimg": kimg, "log_kimg": 0.08, "sample_kimg": 0.8, "checkpoint_kimg": 0.24, "judge_kimg": 0.4,
+        }  # fmt: skip
+        environment = surroundings | {"MLFLOW_TRACKING_URI": database(folder, tmp_path_factory)} | environment
+        return Job(folder, toys.params(folder, "small", train=train), toys.dataset, environment)
+
+    return job
+
+
+@pytest.fixture(scope="module")
+def short(start):
+    job = start("short", kimg=SHORT)
+    job.finish()
+    return job
+
+
+@pytest.fixture(scope="module")
+def long(start):
+    job = start("long", kimg=LONG)
+    job.finish()
+    return job
+
+
+@pytest.fixture(scope="module")
+def address():
+    with s3_stand.server() as address:
+        yield address
+
+
+def in_the_store(address, monkeypatch):
+    bucket = s3_stand.bucket(monkeypatch, address)
+    return s3_stand.SETTINGS | {"AWS_ENDPOINT_URL": address, "LIMNER_CHECKPOINTS": f"s3://{bucket}/runs"}
+
+
+SHORT, LONG = 3.2, 16.0
+
+
+def kill_again_and_again(job, *, times, within_seconds, machine_lost=False):
+    rng = random.Random(0)
+    for turn in range(times):
+        job.kill(rng, within_seconds=within_seconds, while_writing=turn % 2 == 1)
+        assert not (job.folder / "models").exists(), "nothing half-written"
+        if machine_lost:
+            shutil.rmtree(job.folder / "runs")
+    job.finish()
+    assert not list((job.folder / "runs").glob("toy/*")), "a finished run leaves no scratch"
+
+
+def test_a_run_killed_twice_ends_as_if_it_never_was(start, short):
+    job = start("killed", kimg=SHORT)
+    kill_again_and_again(job, times=2, within_seconds=0.8)
+    refuse_difference(short, job)
+
+
+def test_a_run_that_loses_its_machine_goes_on_from_the_object_store(start, short, address, monkeypatch):
+    job = start("lost", kimg=SHORT, **in_the_store(address, monkeypatch))
+    kill_again_and_again(job, times=1, within_seconds=0.8, machine_lost=True)
+    refuse_difference(short, job)
+
+
+@pytest.mark.slow
+def test_a_run_killed_ten_times_ends_as_if_it_never_was(start, long):
+    job = start("killed", kimg=LONG)
+    kill_again_and_again(job, times=10, within_seconds=2.0)
+    refuse_difference(long, job)
+
+
+@pytest.mark.slow
+def test_a_run_that_loses_ten_machines_goes_on_from_the_object_store(start, long, address, monkeypatch):
+    job = start("lost", kimg=LONG, **in_the_store(address, monkeypatch))
+    kill_again_and_again(job, times=10, within_seconds=2.0, machine_lost=True)
+    refuse_difference(long, job)
