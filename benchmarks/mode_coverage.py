@@ -129,7 +129,7 @@ def measure_coverage(samples: Tensor, mixture: Mixture, *, least_samples: int) -
     good_samples = torch.bincount(nearest[good], minlength=modes)
     share = torch.bincount(nearest, minlength=modes).double() / max(len(finite), 1)
     return Coverage(
-        modes=int((good_samples > least_samples).sum()),
+        modes=int((good_samples >= least_samples).sum()),
         modes_touched=int((good_samples > 0).sum()),
         quality=int(good.sum()) / len(samples),
         divergence=torch.special.xlogy(share, share * modes).sum().item() if len(finite) else math.log(modes),

@@ -44,7 +44,8 @@ def time_rows(
     """Images per second of each row in each round, with medians and ratios to the first row and to `limner`."""
     with ExitStack() as stack:
         contestants = [row.start(subject, stack) for row in chosen]
-        for contestant in contestants:
+        for row, contestant in zip(chosen, contestants, strict=True):
+            say(f"warming up: {row.name}")
             contestant.advance(steps=WARM_UP_STEPS)
         rates: list[list[float]] = [[] for _ in chosen]
         for number in range(rounds):

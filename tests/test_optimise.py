@@ -225,3 +225,18 @@ def test_a_step_uses_the_rate_that_was_set():
     set_rates({"it": optimizer}, 1.0, factor=0.5)
     descend(weight.sum(), optimizer)
     assert weight.item() == pytest.approx(-5e-4)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_gradient_in_another_memory_layout_moves_the_weights_alike(layout):
+    """PyTorch's fused Adam on the CPU does not look at strides, and double backward gives gradients in any of them."""
+    start, gradient = torch.randn(4, 3, 3, 3), torch.randn(4, 3, 3, 3)
+    fused = nn.Parameter(start.clone().to(memory_format=layout))
+    plain = nn.Parameter(start.clone())
+    optimizer = optimizer_for([fused], {"name": "adam", "learning_rate": 0.1})
+    reference = torch.optim.Adam([plain], lr=0.1, betas=(0.5, 0.999))
+    for other in (torch.contiguous_format, torch.channels_last):
+        move([[gradient.clone().to(memory_format=other)]], optimizer, player="player")
+        plain.grad = gradient
+        reference.step()
+    torch.testing.assert_close(fused, plain)

@@ -109,7 +109,7 @@ def descend(parts: Iterable[Tensor | Sequence[Tensor]], optimizer: Optimizer, *,
     distributed.average_(gradients)
     norm = torch.nn.utils.get_total_norm(gradients)
     for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = gradient
+        parameter.grad = _laid_out_like(parameter, gradient)
     before = [parameter.detach().clone() for parameter in parameters]
     finite = torch.isfinite(norm)
     if optimizer.defaults.get("fused"):
@@ -140,6 +140,13 @@ def _mean_gradients(parts: Iterable[Tensor | Sequence[Tensor]], parameters: list
     if count > 1:
         torch._foreach_div_(total, count)
     return total
+
+
+def _laid_out_like(parameter: nn.Parameter, gradient: Tensor) -> Tensor:
+    """A fused step on the CPU walks both through memory side by side, whatever their strides: they have to be equal."""
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
 
 
 def _plain(schedule: float | Ramp) -> float | dict[str, float | str]:

@@ -125,6 +125,7 @@ def train(run: TrainingRun) -> State:
                 trouble = save(run, state)
             if trouble and not stop:
                 state = go_back(run, state, reason=trouble)
+                clock = Clock(state)
     run.checkpoints.wait()
     requests.stop_if_asked()
     if stop:  # another process was asked

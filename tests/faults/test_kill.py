@@ -123,7 +123,7 @@ def start(toys, surroundings, tmp_path_factory):
     def job(name, *, kimg, **environment):
         folder = tmp_path_factory.mktemp(name)
         train = {
-            "kimg": kimg, "log_kimg": 0.08, "sample_kimg": 0.8, "checkpoint_kimg": 0.24, "judge_kimg": 0.4,
+            "kimg": kimg, "log_kimg": 0.048, "sample_kimg": 0.48, "checkpoint_kimg": 0.096, "judge_kimg": 0.24,
         }  # fmt: skip
         environment = surroundings | {"MLFLOW_TRACKING_URI": database(folder, tmp_path_factory)} | environment
         return Job(folder, toys.params(folder, "small", train=train), toys.dataset, environment)
@@ -156,7 +156,7 @@ def in_the_store(address, monkeypatch):
     return s3_stand.SETTINGS | {"AWS_ENDPOINT_URL": address, "LIMNER_CHECKPOINTS": f"s3://{bucket}/runs"}
 
 
-SHORT, LONG = 3.2, 16.0
+SHORT, LONG = 0.96, 12.8
 
 
 def kill_again_and_again(job, *, times, within_seconds, machine_lost=False):
@@ -172,25 +172,25 @@ def kill_again_and_again(job, *, times, within_seconds, machine_lost=False):
 
 def test_a_run_killed_twice_ends_as_if_it_never_was(start, short):
     job = start("killed", kimg=SHORT)
-    kill_again_and_again(job, times=2, within_seconds=0.8)
+    kill_again_and_again(job, times=2, within_seconds=0.3)
     refuse_difference(short, job)
 
 
 def test_a_run_that_loses_its_machine_goes_on_from_the_object_store(start, short, address, monkeypatch):
     job = start("lost", kimg=SHORT, **in_the_store(address, monkeypatch))
-    kill_again_and_again(job, times=1, within_seconds=0.8, machine_lost=True)
+    kill_again_and_again(job, times=1, within_seconds=0.3, machine_lost=True)
     refuse_difference(short, job)
 
 
 @pytest.mark.slow
 def test_a_run_killed_ten_times_ends_as_if_it_never_was(start, long):
     job = start("killed", kimg=LONG)
-    kill_again_and_again(job, times=10, within_seconds=2.0)
+    kill_again_and_again(job, times=10, within_seconds=1.5)
     refuse_difference(long, job)
 
 
 @pytest.mark.slow
 def test_a_run_that_loses_ten_machines_goes_on_from_the_object_store(start, long, address, monkeypatch):
     job = start("lost", kimg=LONG, **in_the_store(address, monkeypatch))
-    kill_again_and_again(job, times=10, within_seconds=2.0, machine_lost=True)
+    kill_again_and_again(job, times=10, within_seconds=1.5, machine_lost=True)
     refuse_difference(long, job)

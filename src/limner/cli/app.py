@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import sys
@@ -60,7 +61,9 @@ def run(program: typer.Typer, name: str) -> NoReturn:
         status = 0
     except LimnerError as error:
         _trace(debug=debug)
-        _complain(Error=error.problem, Why=error.why, Fix=error.fix)
+        # Of the processes that torchrun starts on a machine all have the same trouble: one of them tells.
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            _complain(Error=error.problem, Why=error.why, Fix=error.fix)
         status = 2
     except Exception as error:  # noqa: BLE001 - whatever it is, the user gets a line and not a trace
         _trace(debug=debug)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -105,7 +106,8 @@ def train(
             scratch=scratch or places.scratch(model),
             ports=connect(track=track, progress=screen.progress, notice=screen.notice, checkpoints=checkpoints),
         )
-    show(result, as_json=as_json)
+    if os.environ.get("RANK", "0") == "0":  # torchrun's other processes have helped, and have nothing to tell
+        show(result, as_json=as_json)
 
 
 @app.command()

@@ -76,6 +76,10 @@ def train(
             ports.notice("goes on from the object store's copy of its checkpoints")
         with ports.tracker.run(name, run_id=_read_run_id(place)) as tracked:
             (place / "run.json").write_text(json.dumps({"run_id": tracked.id}), encoding="utf-8")
+            if mirror:
+                mirror.push()  # whoever goes on from there goes on in the same tracked run, however early this one ends
+            for line in read_journal(place / "journal.jsonl"):  # of a process that was killed before all had been sent
+                tracked.metrics(line.get("metrics", {}), images_seen=line["images"])
             _describe(tracked, settings, packed, name=name)
             run = assemble(settings, method, packed, place=place, ports=ports, tracked=tracked, mirror=mirror)
             with run.checkpoints, run.journal:
@@ -172,7 +176,8 @@ def assemble(  # noqa: PLR0913 - it is where all of them meet
             tracked.metrics(line["metrics"], images_seen=line["images"])
         elif tracked:
             sentence = describe_event(line)
-            tracked.tags({f"limner.event.{line['images']:09d}": sentence})
+            kind = line["event"].replace(" ", "-")  # several can happen at one moment
+            tracked.tags({f"limner.event.{line['images']:09d}.{kind}": sentence})
             ports.notice(sentence)
 
     def draw_samples(product: nn.Module, images_seen: int) -> None:
