@@ -40,6 +40,16 @@ def test_a_value_that_is_not_finite_is_counted_and_kept_out_of_the_means():
     assert (bad, in_a_row) == (2, 2)
 
 
+def test_the_largest_change_of_an_interval_is_told_beside_the_mean():
+    tally = Tally()
+    for share in (0.5, 0.01, float("nan"), 0.03):
+        tally.add({"update/generator": torch.tensor(share)})
+    means, _, _ = tally.read()
+    assert means == {"update/generator": pytest.approx(0.18), "update/generator/peak": 0.5}
+    tally.add({"update/generator": torch.tensor(0.25)})
+    assert tally.read()[0] == {"update/generator": 0.25, "update/generator/peak": 0.25}
+
+
 def test_a_good_step_ends_the_row_and_a_reading_does_not():
     tally = Tally()
     tally.add(losses(float("nan")))
@@ -106,8 +116,8 @@ def test_a_healthy_run_is_left_alone():
     assert it.look({}, bad_in_a_row=0) is None, "a line may be without a figure"
 
 
-@pytest.mark.parametrize("problem", ILL)
-def test_every_problem_is_a_reason_after_so_many_lines_in_a_row(problem):
+@pytest.mark.parametrize("problem", [guard.COLLAPSED, guard.EXPLODED])
+def test_ill_pictures_are_a_reason_after_so_many_lines_in_a_row(problem):
     it, (means, figure) = watcher(strikes=3), ILL[problem]
     assert [look(it, means) for _ in range(2)] == [None, None]
     reason = look(it, means)
@@ -116,7 +126,22 @@ def test_every_problem_is_a_reason_after_so_many_lines_in_a_row(problem):
     assert reason.endswith("for 3 log lines")
 
 
-@pytest.mark.parametrize("problem", ILL)
+def test_restless_weights_are_a_reason_at_once():
+    """Adam's steps become small beside the weights that its first ones have blown up: later lines look calm."""
+    it, (means, figure) = watcher(strikes=3), ILL[guard.RESTLESS]
+    reason = look(it, means)
+    assert reason.startswith(guard.RESTLESS)
+    assert reason.endswith(figure)
+
+
+def test_a_generator_may_be_as_it_began_until_a_twentieth_of_the_run_is_over():
+    it, (means, _) = watcher(strikes=1), ILL[guard.COLLAPSED]
+    assert it.look(GOOD | means, bad_in_a_row=0, progress=0.04) is None
+    assert not it.suspicious
+    assert it.look(GOOD | means, bad_in_a_row=0, progress=0.06).startswith(guard.COLLAPSED)
+
+
+@pytest.mark.parametrize("problem", [guard.COLLAPSED, guard.EXPLODED])
 def test_a_good_line_ends_the_row(problem):
     it, (means, _) = watcher(strikes=3), ILL[problem]
     for _ in range(4):

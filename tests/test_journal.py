@@ -2,7 +2,7 @@
 
 import pytest
 
-from limner.journal import Journal, read_journal
+from limner.journal import Journal, describe_event, read_journal
 
 
 def write(journal):
@@ -58,3 +58,11 @@ def test_the_listener_hears_every_line(tmp_path):
 
 def test_no_journal_is_an_empty_journal(tmp_path):
     assert read_journal(tmp_path / "none.jsonl") == []
+
+
+def test_an_event_is_described_in_a_line_for_people():
+    moment = {"images": 640, "step": 10}
+    assert describe_event(moment | {"event": "resumed"}) == "resumed at 640 images"
+    assert describe_event(moment | {"event": "warning", "text": "look: this"}) == "warning at 640 images: look: this"
+    described = describe_event(moment | {"event": "went back", "times": 1, "reason": "it fell"})
+    assert described == "went back at 640 images: times 1, reason it fell"

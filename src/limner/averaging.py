@@ -47,18 +47,20 @@ def one_set_of_statistics(network: nn.Module, parts: Sequence[T]) -> Iterator[T]
     Batch normalisation's running statistics and spectral norm's vectors are buffers that change at every pass. Each
     part begins with the buffers as they were before the batch; in the end they are the mean over parts and processes.
     """
-    buffers = [buffer for buffer in network.buffers() if buffer.is_floating_point()]
+    buffers = list(network.buffers())
+    measured = [buffer for buffer in buffers if buffer.is_floating_point()]  # the others count batches
     if not buffers or len(parts) * distributed.processes() == 1:
         yield from parts
         return
     before = [buffer.clone() for buffer in buffers]
-    sums = [torch.zeros_like(buffer) for buffer in buffers]
+    sums = [torch.zeros_like(buffer) for buffer in measured]
     for part in parts:
         for buffer, value in zip(buffers, before, strict=True):
             buffer.copy_(value)
         yield part
-        torch._foreach_add_(sums, buffers)
+        torch._foreach_add_(sums, measured)
     means = [total / len(parts) for total in sums]
     distributed.average_(means)
-    for buffer, mean in zip(buffers, means, strict=True):
-        buffer.copy_(mean)
+    for buffer, mean in zip(measured, means, strict=True):
+        # Past autograd: a batch may have its backward still before it, which in training mode needs no statistics.
+        buffer.data.copy_(mean)

@@ -106,10 +106,13 @@ class _Record(TorchFunctionMode):
 class _Replay(TorchFunctionMode):
     """Sends something else through the same pattern, and takes each layer's gradient as it arrives there."""
 
-    def __init__(self, activations: list[Tensor], at_outputs: Iterable[Tensor], slopes: Tensor) -> None:
+    def __init__(self, activations: list[Tensor], at_outputs: list[Tensor], slopes: Tensor) -> None:
+        """Both lists are used up on the way: what a layer has had is freed before the next one computes."""
         super().__init__()
-        self._activations = activations[::-1]
-        self._at_outputs = list(at_outputs)[::-1]
+        activations.reverse()
+        at_outputs.reverse()
+        self._activations = activations
+        self._at_outputs = at_outputs
         self._slopes = slopes
         self.tensors: list[Tensor] = []
         self.gradients: list[Tensor] = []

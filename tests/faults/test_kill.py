@@ -38,7 +38,17 @@ class Job:
 
     @contextmanager
     def process(self):
-        words = [sys.executable, "-m", "limner", "train", "toy", "--params", str(self.params), "--dataset", self.dataset]
+        words = [
+            sys.executable,
+            "-m",
+            "limner",
+            "train",
+            "toy",
+            "--params",
+            str(self.params),
+            "--dataset",
+            self.dataset,
+        ]
         with (self.folder / "screen.txt").open("a") as screen:
             process = subprocess.Popen(
                 words, cwd=self.folder, env=self.environment, stdout=subprocess.DEVNULL, stderr=screen

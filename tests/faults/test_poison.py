@@ -69,7 +69,7 @@ def poison(monkeypatch):
     """Have `deed(method, parts)` done before a step: once, or whenever `when` says so of the step's number."""
 
     def inject(deed, *, when=None):
-        build, done = module._build, []
+        build, done = module.build, []
 
         def build_poisoned(*words):
             method = build(*words)
@@ -84,7 +84,7 @@ def poison(monkeypatch):
             method.step = poisoned
             return method
 
-        monkeypatch.setattr(module, "_build", build_poisoned)
+        monkeypatch.setattr(module, "build", build_poisoned)
         return done
 
     return inject

@@ -22,7 +22,9 @@ def moment(step):
 
 
 def step_of(method, batches, step, *, parts=1):
-    micro = [MicroBatch(batches.at(step, part=part, parts=parts), generator(0, "step", step, part)) for part in range(parts)]
+    micro = [
+        MicroBatch(batches.at(step, part=part, parts=parts), generator(0, "step", step, part)) for part in range(parts)
+    ]
     return method.step(micro, moment(step))
 
 
