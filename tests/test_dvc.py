@@ -24,7 +24,7 @@ STEPS = ("prepare", "train", "evaluate", "export", "promote")
 PLUMBING = {
     "limner", "limner.steps", "limner.methods", "limner.tasks", "limner.steps.output",  # name, find, put in place
     "limner.errors", "limner.params", "limner.ports", "limner.lineage", "limner.strict",  # say what happened
-    "limner.checkpoint", "limner.interruption", "limner.journal", "limner.mirror",  # stop and go on, with the same result
+    "limner.checkpoint", "limner.interruption", "limner.journal", "limner.mirror",  # stop and go on, same result
     "limner.distributed",  # do the same in company
 }  # fmt: skip
 """Modules that have no say in what comes out of a step."""

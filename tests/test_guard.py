@@ -89,13 +89,25 @@ def test_a_loaded_state_is_not_changed_by_going_on():
     assert one.read()[0]["loss"] == 1.0
 
 
+def test_the_largest_change_of_an_interval_is_told_beside_its_mean():
+    tally = Tally()
+    for change in (0.1, 0.9, 0.2, float("nan")):
+        tally.add({"update/generator": torch.tensor(change)})
+    assert tally.read()[0] == pytest.approx({"update/generator": 0.4, "update/generator/peak": 0.9})
+    tally.add({"update/generator": torch.tensor(0.3)})
+    resumed = Tally()
+    resumed.load_state_dict(tally.state_dict())
+    resumed.add({"update/generator": torch.tensor(0.1)})
+    assert resumed.read()[0]["update/generator/peak"] == pytest.approx(0.3), "each interval has its own, saved"
+
+
 # -- the guard --------------------------------------------------------------------------------------------------------
 
 GOOD = {guard.DIVERSITY: 0.8, "update/generator": 1e-3, "update/discriminator": 1e-3, guard.DISCRIMINATOR_LOSS: 0.6}
 ILL = {
     guard.COLLAPSED: ({guard.DIVERSITY: 0.01}, "differ by 0.01 of the real ones' difference"),
     guard.EXPLODED: ({guard.DIVERSITY: 50.0}, "differ by 50 times the real ones' difference"),
-    guard.RESTLESS: ({"update/generator": 0.5}, "changes a player's weights by 0.5 of their size"),
+    guard.RESTLESS: ({"update/generator": 0.5}, "a step changed a player's weights by 0.5 of their size"),
 }
 
 
@@ -157,6 +169,17 @@ def test_the_limits_are_the_settings(problem):
     wide = watcher(strikes=1, collapsed=0.001, exploded=100.0, restless=0.9)
     assert look(wide, ILL[problem][0]) is None
     assert look(watcher(strikes=1), ILL[problem][0]) is not None
+
+
+def test_a_generator_may_begin_with_pictures_that_are_all_the_same():
+    it, (means, _) = watcher(strikes=1), ILL[guard.COLLAPSED]
+    assert it.look(GOOD | means, bad_in_a_row=0, progress=0.05) is None
+    assert not it.suspicious
+    assert it.look(GOOD | means, bad_in_a_row=0, progress=0.06).startswith(guard.COLLAPSED)
+
+
+def test_one_step_too_large_is_seen_behind_a_good_mean():
+    assert look(watcher(), {"update/generator/peak": 0.5}).startswith(guard.RESTLESS)
 
 
 def test_either_players_weights_can_be_restless():
@@ -242,7 +265,7 @@ def test_every_problem_has_its_advice():
 
 def test_a_resumed_guard_judges_as_if_it_had_never_stopped():
     whole, cut = watcher(strikes=3), watcher(strikes=3)
-    ill = ILL[guard.RESTLESS][0] | {guard.MEMORISED: 0.95}
+    ill = ILL[guard.EXPLODED][0] | {guard.MEMORISED: 0.95}
     for it in (whole, cut):
         it.load_state_dict(it.more_careful("first"))
         for _ in range(2):

@@ -1,5 +1,6 @@
 """One move of one player."""
 
+import copy
 import io
 import weakref
 
@@ -8,7 +9,7 @@ import torch
 from pydantic import TypeAdapter
 from torch import nn
 
-from limner.optimise import OptimizerSettings, build_optimizer, choose_precision, set_rates
+from limner.optimise import OptimizerSettings, build_optimizer, choose_precision, compile_network, set_rates
 from limner.optimise import descend as move
 
 ALL = [
@@ -240,3 +241,42 @@ def test_a_gradient_in_another_memory_layout_moves_the_weights_alike(layout):
         plain.grad = gradient
         reference.step()
     torch.testing.assert_close(fused, plain)
+
+
+def small_generator():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+
+
+class Named(nn.Module):
+    """Takes its input by name, as products do."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = small_generator()
+
+    def forward(self, latent):
+        return self.layers(latent)
+
+
+def test_without_a_compiler_a_network_stays_as_it_was_and_says_why(monkeypatch):
+    def broken(*args, **kwargs):
+        raise RuntimeError("no compiler here\nand a long trace")
+
+    network = Named()
+    monkeypatch.setattr(torch, "compile", broken)  # nn.Module.compile calls it
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    assert compile_network(network, {"latent": torch.randn(6, 4)}) == "no compiler here"
+    assert torch.isfinite(network(latent=torch.randn(6, 4))).all()
+    assert set(network.state_dict()) == set(before)
+
+
+@pytest.mark.slow
+def test_a_compiled_network_computes_the_same_and_keeps_its_names_and_statistics():
+    network, inputs = Named(), {"latent": torch.randn(6, 4)}
+    expected = copy.deepcopy(network)
+    assert compile_network(network, inputs) == ""
+    assert network._compiled_call_impl is not None
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, expected.state_dict()[name]), name
+    torch.testing.assert_close(network(**inputs), expected(**inputs))

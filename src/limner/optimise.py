@@ -92,6 +92,25 @@ def autocast(dtype: torch.dtype, device: torch.device) -> AbstractContextManager
     return torch.autocast(device.type, dtype)
 
 
+def compile_network(network: nn.Module, inputs: Mapping[str, Tensor]) -> str:
+    """Have a network's calls compiled, in place. Returns "", or why it stays as it was where that does not work here.
+
+    It is tried on `inputs`, forward and backward. Only networks that no second derivative goes through: PyTorch's
+    compiler has none (pytorch/pytorch issue 91469).
+    """
+    buffers = [buffer.clone() for buffer in network.buffers()]
+    try:
+        network.compile()
+        torch.autograd.grad(network(**inputs).square().mean(), list(network.parameters()))
+    except Exception as error:  # noqa: BLE001 - whatever a compiler or its missing C++ compiler raises, eager works
+        network._compiled_call_impl = None
+        return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    finally:
+        for buffer, before in zip(network.buffers(), buffers, strict=True):
+            buffer.copy_(before)
+    return ""
+
+
 def descend(parts: Iterable[Tensor | Sequence[Tensor]], optimizer: Optimizer, *, player: str) -> dict[str, Tensor]:
     """One move of one player: step the optimiser's own parameters down the mean gradient, and nobody else's.
 

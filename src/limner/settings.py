@@ -139,6 +139,7 @@ class TrainSettings(Settings):
     seed: int = Field(0, ge=0)
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the hardware does it")
     deterministic: bool = Field(False, description="refuse operations that have no deterministic form")
+    compile: bool = Field(False, description="torch.compile the product's network: worth its minute in a long run")
     ema_half_life_kimg: NonNegativeSchedule = Field(10.0, description="of the averaged product; 0: no averaging")
     ema_ramp: float = Field(0.05, ge=0, le=1, description="the half-life never exceeds this share of the images seen")
     log_kimg: float = Field(1.0, gt=0, description="interval of a journal line")

@@ -119,7 +119,7 @@ def train(run: TrainingRun) -> State:
                 trouble = log(run, state, rate=clock.rate(state.images))
             if due(settings.sample_kimg):
                 run.draw_samples(run.average.network, state.images)
-            if settings.judge_kimg and due(settings.judge_kimg):
+            if settings.judge_kimg and due(settings.judge_kimg) and is_finite(run.average.network):
                 judge(run, state)
             if not trouble and (stop or save_now or due(settings.checkpoint_kimg)):
                 trouble = save(run, state)
@@ -203,8 +203,7 @@ def resume(run: TrainingRun) -> State:
 
 def save(run: TrainingRun, state: State) -> str | None:
     """Write a checkpoint unless the run looks ill. Returns why the run cannot go on from here, or None."""
-    values = [*run.method.networks.state_dict().values(), *run.average.network.state_dict().values()]
-    if not all(bool(torch.isfinite(value).all()) for value in values):
+    if not (is_finite(run.method.networks) and is_finite(run.average.network)):
         return f"{NOT_FINITE}: the networks' own numbers are not"
     if not run.guard.suspicious:
         _write(run, state)
@@ -230,6 +229,11 @@ def go_back(run: TrainingRun, at: State, *, reason: str) -> State:
     )
     _write(run, state)  # so that a run which is killed now goes on with the same care
     return state
+
+
+def is_finite(network: nn.Module) -> bool:
+    """Whether all its weights and statistics are finite."""
+    return all(bool(torch.isfinite(value).all()) for value in network.state_dict().values())
 
 
 class Clock:

@@ -1,6 +1,6 @@
-"""SIGKILL at random moments: the run that goes on is the run that was never killed, in its weights and in its records."""
+"""SIGKILL at random moments: a run that goes on ends as one that was never killed, in its weights and its records."""
 
-import json
+import dataclasses
 import random
 import shutil
 import signal
@@ -9,14 +9,17 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from limner.adapters import find_server
+from limner.adapters import connect, find_server
+from limner.adapters.untracked import UntrackedRun, UntrackedTracker
 from limner.journal import read_journal
+from limner.steps.train import train
 from tests import s3_stand
 from tests.mlflow_stand import database, third_party_warnings
 
@@ -25,6 +28,8 @@ pytestmark = third_party_warnings
 CLOCK = {"images_per_second", "memory_gib"}
 """Figures of the machine, not of the run."""
 PATIENCE_SECONDS = 120
+SHORT, LONG = 0.96, 12.8
+"""Thousands of images: a second of training, and a dozen."""
 
 
 @dataclass
@@ -166,9 +171,6 @@ def in_the_store(address, monkeypatch):
     return s3_stand.SETTINGS | {"AWS_ENDPOINT_URL": address, "LIMNER_CHECKPOINTS": f"s3://{bucket}/runs"}
 
 
-SHORT, LONG = 0.96, 12.8
-
-
 def kill_again_and_again(job, *, times, within_seconds, machine_lost=False):
     rng = random.Random(0)
     for turn in range(times):
@@ -190,6 +192,64 @@ def test_a_run_that_loses_its_machine_goes_on_from_the_object_store(start, short
     job = start("lost", kimg=SHORT, **in_the_store(address, monkeypatch))
     kill_again_and_again(job, times=1, within_seconds=0.3, machine_lost=True)
     refuse_difference(short, job)
+
+
+class PowerCut(Exception):
+    """Ends a run without warning."""
+
+
+def test_points_that_a_killed_process_had_not_sent_yet_are_sent_by_the_next(toys, tmp_path, tmp_path_factory):
+    """They travel to MLflow in the background; what the journal has of them by the checkpoint never comes again."""
+    ports = connect(tracking_uri=database(tmp_path, tmp_path_factory))
+    settings = toys.settings("small", train={"kimg": 0.48, "log_kimg": 0.048, "checkpoint_kimg": 0.16})
+    go = partial(
+        train, settings, name="toy", dataset=toys.dataset, output=tmp_path / "model", scratch=tmp_path / "runs"
+    )
+
+    class OnTheWay:
+        @contextmanager
+        def run(self, name, *, run_id=""):
+            with ports.tracker.run(name, run_id=run_id) as opened:
+                opened.metrics = lambda values, *, images_seen: None
+                yield opened
+
+    def cut(images, total, figures):
+        if images > 240:
+            raise PowerCut
+
+    with pytest.raises(PowerCut):
+        go(ports=dataclasses.replace(ports, tracker=OnTheWay(), progress=cut))
+    result = go(ports=ports)
+    sent = ports.tracker.server.client.get_metric_history(result.run_id, "loss/generator")
+    assert [point.step for point in sent] == [images for images, _, _ in figures(result.output)]
+
+
+def test_a_machine_lost_before_its_first_checkpoint_leaves_its_tracked_run(toys, address, monkeypatch, tmp_path):
+    """The next one goes on in it."""
+    place = f"s3://{s3_stand.bucket(monkeypatch, address)}/runs"
+    settings = toys.settings("small", train={"kimg": 0.032})
+
+    class Asked(UntrackedTracker):
+        def __init__(self):
+            self.asked = []
+
+        @contextmanager
+        def run(self, name, *, run_id=""):
+            self.asked.append(run_id)
+            yield UntrackedRun(f"run-{len(self.asked)}")
+
+    def lose(run):
+        raise PowerCut
+
+    tracker = Asked()
+    ports = dataclasses.replace(connect(track=False, checkpoints=place), tracker=tracker)
+    go = partial(train, settings, name="toy", dataset=toys.dataset, output=tmp_path / "model", ports=ports)
+    with monkeypatch.context() as lost:
+        lost.setattr("limner.steps.train.run_loop", lose)
+        with pytest.raises(PowerCut):
+            go(scratch=tmp_path / "one")
+    go(scratch=tmp_path / "other")
+    assert tracker.asked == ["", "run-1"]
 
 
 @pytest.mark.slow

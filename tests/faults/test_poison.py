@@ -1,7 +1,6 @@
 """Figures that are not finite and rates that are absurd, in real runs: mended or refused, and always told."""
 
 import dataclasses
-import shutil
 
 import pytest
 import torch
@@ -181,7 +180,7 @@ def test_a_weight_that_is_not_finite_sends_the_run_back_without_waiting_for_a_ch
     poison(bad_weight("discriminator"))
     outcome = run(toys.settings("small", train=TRAIN | {"checkpoint_kimg": 0.96}))
     refuse_damage(outcome)
-    assert any("20 steps in a row" in sentence or "steps in a row were not" in sentence for sentence in outcome.screen)
+    assert any("steps in a row were not" in sentence for sentence in outcome.screen)
 
 
 @pytest.mark.parametrize("model", ["small", "sngan"])
@@ -252,9 +251,8 @@ def test_a_learning_rate_a_thousand_times_too_high_ends_in_a_diagnosis(toys, run
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_sane_run_is_left_alone(toys, run, model, tmp_path):
+def test_a_sane_run_is_left_alone(toys, run, model):
     outcome = run(toys.settings(model, train=SIXTY_LINES))
     assert len(outcome.lines) == 60
     assert outcome.error is None
     assert outcome.events == [] == outcome.screen
-    shutil.rmtree(tmp_path / "model")

@@ -85,8 +85,7 @@ class Upsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[N, before, H, W] -> [N, after, 2H, 2W]."""
         doubled = F.interpolate(self.project(x), scale_factor=2, mode="nearest")
-        # A box of 2 after doubling, itself a box of 2, is the filter [1, 2, 1].
-        return F.avg_pool2d(F.pad(doubled, (0, 1, 0, 1), mode="replicate"), 2, stride=1)
+        return _box(doubled)[:, :, 1:, 1:]  # a box of 2 after doubling, itself a box of 2, is the filter [1, 2, 1]
 
 
 class Downsample(nn.Module):
@@ -98,7 +97,7 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, before, H, W] -> [N, after, H/2, W/2]."""
-        halved = F.avg_pool2d(F.avg_pool2d(F.pad(x, (1, 0, 1, 0), mode="replicate"), 2, stride=1), 2)
+        halved = F.avg_pool2d(_box(x)[:, :, :-1, :-1], 2)
         y: Tensor = self.project(halved)
         return y
 
@@ -164,6 +163,11 @@ class Discriminator(nn.Module):
             return features.squeeze(1)
         logits: Tensor = (features * self.embedding(labels)).sum(1)
         return logits
+
+
+def _box(x: Tensor) -> Tensor:
+    """Means of 2x2 pixels, [N, C, H, W] -> [N, C, H + 1, W + 1]; beyond the border the picture goes on as at it."""
+    return F.avg_pool2d(x, 2, stride=1, padding=1, count_include_pad=False)
 
 
 def _init(layer: LayerT, *, gain: float) -> LayerT:

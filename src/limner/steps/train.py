@@ -26,10 +26,11 @@ from limner.journal import Journal, Line, describe_event, read_journal
 from limner.lineage import directory_md5, write_lineage
 from limner.methods import TrainingMethod, load_method
 from limner.mirror import Mirror
+from limner.optimise import autocast, choose_precision, compile_network
 from limner.packing import PackedDataset
 from limner.pixels import encode_png, grid
 from limner.ports import Ports, Run
-from limner.randomness import derive_seed
+from limner.randomness import derive_seed, generator
 from limner.reference import open_extractor, open_reference
 from limner.settings import MethodSettings, ModelSettings
 from limner.steps.output import replaced
@@ -164,12 +165,31 @@ def assemble(  # noqa: PLR0913 - it is where all of them meet
     mirror: Mirror | None = None,
     writes: bool = True,
 ) -> TrainingRun:
-    """Everything that the loop works with. Who does not write takes part in the steps alone: no pictures, no judging."""
+    """Everything that the loop works with. Who does not write takes part in the steps alone, and judges nothing."""
     train_settings = settings.train
     device = next(method.networks.parameters()).device
     split = packed.split("train")
     (place / "samples").mkdir(exist_ok=True)
     examples = showcase(split, count=GRID_PICTURES, device=device)
+    average = Average(
+        method.product(),
+        half_life_kimg=train_settings.ema_half_life_kimg,
+        ramp=train_settings.ema_ramp,
+        total_images=round(train_settings.kimg * 1000),
+    )
+    batches = PictureBatches(
+        split,
+        batch=train_settings.batch,
+        seed=train_settings.seed,
+        device=device,
+        augmentation=Augmentation(train_settings.augment_pixels, train_settings.mirror),
+    )
+    if train_settings.compile:
+        part = batches.at(0, parts=train_settings.batch // (train_settings.micro_batch or train_settings.batch))
+        inputs = method.product_inputs(part, generator(train_settings.seed, "compile", device=device))
+        with autocast(choose_precision(train_settings.precision, device), device):
+            if failure := compile_network(method.product(), inputs):
+                ports.notice(f"trains without torch.compile: {failure}")
 
     def tell(line: Line) -> None:
         if tracked and "metrics" in line:
@@ -188,21 +208,10 @@ def assemble(  # noqa: PLR0913 - it is where all of them meet
 
     return TrainingRun(
         method=method,
-        batches=PictureBatches(
-            split,
-            batch=train_settings.batch,
-            seed=train_settings.seed,
-            device=device,
-            augmentation=Augmentation(train_settings.augment_pixels, train_settings.mirror),
-        ),
+        batches=batches,
         settings=train_settings,
         device=device,
-        average=Average(
-            method.product(),
-            half_life_kimg=train_settings.ema_half_life_kimg,
-            ramp=train_settings.ema_ramp,
-            total_images=round(train_settings.kimg * 1000),
-        ),
+        average=average,
         best=Best(),
         checkpoints=Checkpoints(
             place / "checkpoints",
