@@ -98,9 +98,9 @@ def save(folder, *steps, player=None, **details):
             checkpoints.save((player or Player()).parts(), {"step": step})
 
 
-def restore(folder, *, player=None, skip=0, **details):
+def restore(folder, *, player=None, **details):
     with opened(folder, **details) as checkpoints:
-        return checkpoints.restore((player or Player()).parts(), skip=skip)
+        return checkpoints.restore((player or Player()).parts())
 
 
 def names(folder):
@@ -205,8 +205,6 @@ def test_the_newest_is_restored_and_the_old_ones_are_deleted(tmp_path):
     save(tmp_path, 1, 2, 10)
     assert names(tmp_path) == ["step-000000002.0", "step-000000010.0"]
     assert restore(tmp_path) == {"step": 10}
-    assert restore(tmp_path, skip=1) == {"step": 2}
-    assert restore(tmp_path, skip=2) is None
 
 
 def test_a_later_save_of_the_same_step_counts_as_newer(tmp_path):
@@ -215,20 +213,6 @@ def test_a_later_save_of_the_same_step_counts_as_newer(tmp_path):
             checkpoints.save(Player().parts(), {"step": 5, "number": number})
     assert names(tmp_path) == ["step-000000005.10", "step-000000005.11"]
     assert restore(tmp_path) == {"step": 5, "number": 11}
-
-
-def test_a_dropped_checkpoint_is_forgotten_and_the_listener_hears_of_it(tmp_path):
-    heard = []
-    with opened(tmp_path, written=lambda: heard.append(names(tmp_path))) as checkpoints:
-        checkpoints.drop_newest()
-        for step in (1, 2):
-            checkpoints.save(Player().parts(), {"step": step})
-        checkpoints.drop_newest()
-        assert checkpoints.restore(Player().parts()) == {"step": 1}
-        checkpoints.save(Player().parts(), {"step": 2, "again": True})
-        assert checkpoints.restore(Player().parts()) == {"step": 2, "again": True}
-    both = ["step-000000001.0", "step-000000002.0"]
-    assert heard == [both[:1], both, both[:1], both]
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "no states", "no manifest", "half manifest", "other json"])
@@ -250,10 +234,6 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, damage
         manifest.write_text("[]" if damage == "other json" else manifest.read_text()[:20])
     assert restore(tmp_path) == {"step": 1}
     assert "step-000000002.0 is damaged" in caplog.text
-    assert restore(tmp_path, skip=1) is None
-    with opened(tmp_path) as checkpoints:
-        checkpoints.drop_newest()
-    assert names(tmp_path) == ["step-000000002.0"], "the newest whole one is dropped"
 
 
 def test_a_write_that_was_cut_off_is_ignored_and_swept_away_by_the_next(tmp_path):
@@ -322,7 +302,7 @@ def test_nothing_in_a_checkpoint_runs_code_when_it_is_read(tmp_path):
         restore(tmp_path)
 
 
-@pytest.mark.parametrize("surfaces", ["save", "wait", "restore", "drop_newest", "close"])
+@pytest.mark.parametrize("surfaces", ["save", "wait", "restore", "close"])
 def test_an_error_of_the_writer_surfaces_once_at_the_next_call(tmp_path, surfaces):
     def written():
         if len(names(tmp_path)) == 1:

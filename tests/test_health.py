@@ -127,7 +127,13 @@ def test_without_held_out_pictures_there_is_no_r_v(tmp_path):
 def test_pictures_without_labels_are_looked_at_too(tmp_path):
     parts = {"train": (random_pictures(48, seed=0)[0], None), "validation": (random_pictures(12, seed=1)[0], None)}
     signs = check(gan(classes=0), pack(tmp_path / "plain", {"pictures": parts}))
-    assert signs.keys() == {DIVERSITY, MEMORISED, "logit/held_out"}
+    assert signs.keys() - {MEMORISED} == {DIVERSITY, "logit/held_out"}
+
+
+def test_r_v_is_left_out_where_real_and_generated_pictures_are_not_told_apart(packed):
+    method = gan()
+    method.realness = lambda images, batch: torch.linspace(-1, 1, len(images))
+    assert check(method, packed).keys() == {DIVERSITY, "logit/held_out"}
 
 
 def test_a_figure_that_is_not_finite_is_left_out(packed):

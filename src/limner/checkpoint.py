@@ -18,7 +18,6 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
-from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -65,8 +64,8 @@ class Checkpoints:
     ) -> None:
         """`identity` is what must not change between save and restore: settings and dataset digest, by dotted name.
 
-        `written` is called on the writing thread whenever the folder has changed: a checkpoint has taken its place, or
-        the newest was dropped. An error of it surfaces as one of writing does.
+        `written` is called on the writing thread whenever a checkpoint has taken its place. An error of it surfaces as
+        one of writing does.
         """
         assert keep >= 1
         self._folder = folder
@@ -104,14 +103,14 @@ class Checkpoints:
             done, self._pending = self._pending, None
             done.result()
 
-    def restore(self, parts: Mapping[str, Savable], *, skip: int = 0) -> dict[str, Any] | None:
-        """Load the newest whole checkpoint, or with `skip` the one so many before it, and return its state.
+    def restore(self, parts: Mapping[str, Savable]) -> dict[str, Any] | None:
+        """Load the newest whole checkpoint, and return its state.
 
         None where there is none. Raises LimnerError where it is of a run with other settings or other data, naming each
         difference; where another version of Limner wrote it; where the parts are not those that were saved.
         """
         self.wait()
-        found = next(islice(whole_checkpoints(self._folder), skip, None), None)
+        found = next(whole_checkpoints(self._folder), None)
         if found is None:
             return None
         folder, manifest = found
@@ -132,13 +131,6 @@ class Checkpoints:
             ) from error
         state: dict[str, Any] = manifest["state"]
         return state
-
-    def drop_newest(self) -> None:
-        """Forget the newest whole checkpoint: what it holds has turned out to be bad."""
-        self.wait()
-        for folder, _ in islice(whole_checkpoints(self._folder), 1):
-            _discard(folder)
-            self._pending = self._thread.submit(self._written)
 
     def close(self) -> None:
         """Wait until all is written, and end the thread. Raises as `wait` does."""

@@ -96,8 +96,10 @@ def train(
                 write_lineage(folder, record | {"run_id": tracked.id, "images_seen": state.images})
             tracked.file(output / "lineage.json")
             tracked.file(output / "journal.jsonl")
-        # The output holds all that matters; the same call again is a new run.
-        shutil.rmtree(place)
+        # The output holds all that matters; the same call again is a new run. A kill half way through the deletion must
+        # not leave a folder that looks like an interrupted run.
+        finished = place.rename(place.with_suffix(".finished"))
+        shutil.rmtree(finished)
         if mirror:
             mirror.clear()
     return Trained(output, tracked.id, state.images, packed.digest)
