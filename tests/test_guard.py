@@ -189,7 +189,8 @@ def test_either_players_weights_can_be_restless():
 def test_bad_steps_in_a_row_are_a_reason_once_patience_is_over():
     it = watcher(patience=5)
     assert look(it, {}, bad_in_a_row=4) is None
-    assert look(it, {}, bad_in_a_row=5) == f"{guard.NOT_FINITE}: 5 steps in a row were not, and were skipped"
+    reason = f"{guard.NOT_FINITE}: 5 steps were not, and were skipped; no log line is free of them"
+    assert look(it, {}, bad_in_a_row=5) == reason
 
 
 def test_a_run_that_is_only_warned_about_is_not_suspicious():
@@ -281,3 +282,14 @@ def test_a_resumed_guard_judges_as_if_it_had_never_stopped():
     assert resumed.warnings(ill) == whole.warnings(ill) != []
     assert resumed.state_dict() == whole.state_dict()
     assert resumed.rollbacks == 1
+
+
+def test_what_fails_every_few_steps_only_is_a_reason_too():
+    """A lazy penalty that overflows is bad at every fourth step: never in a row."""
+    it = watcher(patience=5)
+    assert it.look({}, bad=3, bad_in_a_row=0) is None
+    copied = watcher(patience=5)
+    copied.load_state_dict(it.state_dict())
+    assert "5 steps were not" in (copied.look({}, bad=2, bad_in_a_row=0) or "")
+    assert it.look({}, bad=0, bad_in_a_row=0) is None, "a line free of them ends it"
+    assert it.look({}, bad=4, bad_in_a_row=0) is None

@@ -171,9 +171,22 @@ def test_an_interval_is_due_when_it_is_crossed_and_everything_is_at_the_end():
 # -- checkpoints by the clock -----------------------------------------------------------------------------------------
 
 
-def test_a_checkpoint_is_written_at_least_every_so_many_minutes(tmp_path):
-    go(run_of(tmp_path, checkpoint_kimg=10.0, checkpoint_minutes=1e-9, kimg=0.02))
-    assert saved(tmp_path) == [0, 1, 2, 3, 4, 5]
+def test_a_checkpoint_is_written_at_least_every_so_many_minutes_once_the_guard_has_looked(tmp_path):
+    go(run_of(tmp_path, checkpoint_kimg=10.0, checkpoint_minutes=1e-9, kimg=0.06))
+    assert saved(tmp_path) == [0, 5, 10, 15], "at log lines"
+
+
+def test_what_was_saved_between_two_log_lines_is_not_gone_back_to(tmp_path):
+    """A run that is asked to stop saves as it is: the guard has not seen it, and it may be what has to be undone."""
+
+    run = run_of(tmp_path, before=once([12], lambda step: os.kill(os.getpid(), signal.SIGTERM)))
+    with pytest.raises(SystemExit):
+        go(run)
+    assert saved(tmp_path)[-2:] == [10, 13]
+    resumed = run_of(tmp_path, before=once([13, 14], nan), guard=GUARD | {"patience": 2})
+    go(resumed)
+    (event,) = events(tmp_path, "went back")
+    assert event["images"] == 40, "step 10, at a log line, and not step 13"
 
 
 def test_the_clock_counts_minutes_from_the_last_time_that_it_was_time(monkeypatch):
@@ -209,7 +222,7 @@ def test_a_run_that_stays_not_finite_goes_back_and_goes_on_with_half_the_rates(t
     assert (state.step, state.images) == (30, 120)
     (event,) = events(tmp_path, "went back")
     assert (event["images"], event["from_images"], event["times"]) == (40, 60, 1)
-    assert "not finite: 3 steps in a row" in event["reason"]
+    assert "not finite: 3 steps were not" in event["reason"]
     assert run.method.optimizers["player"].param_groups[0]["lr"] == RATE / 2
     assert weight_of(run) == pytest.approx(weight_after(*[RATE] * 10, *[RATE / 2] * 20), rel=1e-5)
     assert run.average.network.weight.item() == weight_of(run)
@@ -320,7 +333,7 @@ def test_the_best_moment_survives_an_interruption_and_a_way_back(tmp_path):
 def test_a_best_moment_that_was_undone_is_forgotten(tmp_path):
     """It was reached on the way that led astray, after the checkpoint that the run goes back to."""
     run, state = judged(
-        tmp_path, [3.0, 2.0, 0.5, 2.5], before=once([12, 13, 14], nan), guard=GUARD, checkpoint_kimg=0.04
+        tmp_path, [3.0, 2.0, 0.5, 2.5], before=once([17, 18, 19], nan), guard=GUARD, checkpoint_kimg=0.04
     )
     assert events(tmp_path, "went back")
     assert (state.best_value, state.best_images) == (2.0, 40)

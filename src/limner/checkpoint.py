@@ -103,14 +103,16 @@ class Checkpoints:
             done, self._pending = self._pending, None
             done.result()
 
-    def restore(self, parts: Mapping[str, Savable]) -> dict[str, Any] | None:
-        """Load the newest whole checkpoint, and return its state.
+    def restore(
+        self, parts: Mapping[str, Savable], *, accept: Callable[[Mapping[str, Any]], bool] = lambda state: True
+    ) -> dict[str, Any] | None:
+        """Load the newest whole checkpoint whose state is accepted, and return its state.
 
         None where there is none. Raises LimnerError where it is of a run with other settings or other data, naming each
         difference; where another version of Limner wrote it; where the parts are not those that were saved.
         """
         self.wait()
-        found = next(whole_checkpoints(self._folder), None)
+        found = next((pair for pair in whole_checkpoints(self._folder) if accept(pair[1].get("state", {}))), None)
         if found is None:
             return None
         folder, manifest = found
@@ -190,7 +192,8 @@ class Checkpoints:
             raise
         _flush_folder(self._folder)
         for old in _ordered(self._folder)[: -self._keep]:
-            _discard(old)
+            if old != final:  # a damaged one may sort after it
+                _discard(old)
 
     def _refuse_difference(self, theirs: Mapping[str, Any], folder: Path) -> None:
         mine = json.loads(json.dumps(self._identity))

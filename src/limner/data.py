@@ -62,7 +62,7 @@ class PictureBatches:
         """
         size = self._batch // parts
         indices = self._indices(step)[part * size : (part + 1) * size]
-        chosen = torch.from_numpy(indices).to(self._device)
+        chosen = _to_device(indices, self._device)
         if self._resident is not None:
             pixels = self._resident[chosen]
         else:
@@ -134,9 +134,9 @@ def shift(images: Tensor, *, most: int, rng: torch.Generator) -> Tensor:
     return padded.permute(0, 2, 3, 1)[picture, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-def _to_device(pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
-    tensor = torch.from_numpy(np.ascontiguousarray(pixels))
-    if device.type == "cuda":
+def _to_device(values: NDArray[np.uint8] | NDArray[np.int64], device: torch.device) -> Tensor:
+    tensor = torch.from_numpy(np.ascontiguousarray(values))
+    if device.type == "cuda":  # from pinned memory, or the host would wait for the copy
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor
 

@@ -26,6 +26,8 @@ def joined(device: torch.device) -> Iterator[None]:
     if "RANK" not in os.environ or dist.is_initialized():
         yield
         return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield
@@ -70,7 +72,7 @@ def average_(tensors: Sequence[Tensor]) -> None:
     """Replace each tensor by its mean over the processes, in one exchange per type."""
     if processes() == 1:
         return
-    for dtype in {tensor.dtype for tensor in tensors}:
+    for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):  # in the same order everywhere
         same = [tensor for tensor in tensors if tensor.dtype is dtype]
         flat = torch.cat([tensor.reshape(-1) for tensor in same])
         dist.all_reduce(flat)
@@ -104,9 +106,3 @@ def from_first(value: T) -> T:
     told = [value]
     dist.broadcast_object_list(told, src=0)
     return told[0]
-
-
-def wait_for_all() -> None:
-    """Return when every process has come here."""
-    if processes() > 1:
-        dist.barrier()

@@ -62,10 +62,11 @@ class Tally:
         Over all processes: a step is bad where it is so in any of them.
         """
         names, peaks = sorted(self._sums), sorted(self._peaks)
-        pairs = [(self._sums[name], self._counts[name]) for name in names]
-        largest = [self._peaks[name] for name in peaks]
-        figures = torch.stack([self._bad, self._bad_in_a_row, *largest, *(figure for pair in pairs for figure in pair)])
-        bad, in_a_row, *rest = distributed.gathered(figures[None]).cpu().double().unbind(1)
+        pairs = [figure for name in names for figure in (self._sums[name], self._counts[name])]
+        figures = [self._bad, self._bad_in_a_row, *(self._peaks[name] for name in peaks), *pairs]
+        # What a checkpoint brought back lies on the host until its term is seen again.
+        row = torch.stack([figure.to(self._bad.device) for figure in figures])
+        bad, in_a_row, *rest = distributed.gathered(row[None]).cpu().double().unbind(1)
         largest, rest = rest[: len(peaks)], rest[len(peaks) :]
         means = {
             name: float(sums.sum() / counts.sum())
@@ -96,20 +97,23 @@ class Guard:
         self._strikes: dict[str, int] = {}
         self._history: list[str] = []
         self._means: dict[str, float] = {}
+        self._bad = 0
 
     @property
     def suspicious(self) -> bool:
         """Whether the last line looked ill. Nothing is saved then: it could be what one has to go back from."""
         return any(problem in self._strikes for problem in _ADVICE)
 
-    def look(self, means: Mapping[str, float], *, bad_in_a_row: int, progress: float = 1.0) -> str | None:
-        """Why the run cannot go on from here, or None. Judges a line's means and the bad steps up to it.
+    def look(self, means: Mapping[str, float], *, bad: int = 0, bad_in_a_row: int, progress: float = 1.0) -> str | None:
+        """Why the run cannot go on from here, or None. Judges a line's means and the bad steps in it and up to it.
 
         `progress` in [0, 1] is the share of the run that is over.
         """
         self._means = dict(means)
-        if bad_in_a_row >= self._settings.patience:
-            return f"{NOT_FINITE}: {bad_in_a_row} steps in a row were not, and were skipped"
+        # What is computed every k-th step only fails every k-th step: never in a row, and for ever.
+        self._bad = self._bad + bad if bad else 0
+        if (steps := max(self._bad, bad_in_a_row)) >= self._settings.patience:
+            return f"{NOT_FINITE}: {steps} steps were not, and were skipped; no log line is free of them"
         for problem, figure in self._problems(means, progress).items():
             lines = self._strikes[problem]
             if lines >= (1 if problem == RESTLESS else self._settings.strikes):
@@ -132,7 +136,7 @@ class Guard:
         """Its state once the run has gone back for this reason; None where it has gone back often enough."""
         if self.rollbacks == self._settings.rollbacks:
             return None
-        return {"rollbacks": self.rollbacks + 1, "strikes": {}, "history": [*self._history, reason]}
+        return {"rollbacks": self.rollbacks + 1, "strikes": {}, "history": [*self._history, reason], "bad": 0}
 
     def diagnosis(self, reason: str) -> LimnerError:
         """What to tell whoever has to mend it."""
@@ -149,11 +153,13 @@ class Guard:
 
     def state_dict(self) -> dict[str, Any]:
         """All it knows."""
-        return {"rollbacks": self.rollbacks, "strikes": dict(self._strikes), "history": list(self._history)}
+        counts = {"rollbacks": self.rollbacks, "bad": self._bad}
+        return counts | {"strikes": dict(self._strikes), "history": list(self._history)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there."""
-        self.rollbacks, self._strikes, self._history = state["rollbacks"], dict(state["strikes"]), state["history"]
+        self.rollbacks, self._bad = state["rollbacks"], state["bad"]
+        self._strikes, self._history = dict(state["strikes"]), list(state["history"])
 
     def _problems(self, means: Mapping[str, float], progress: float) -> dict[str, str]:
         """Problems that this line shows, with the figure that shows them; counts how many lines in a row do."""

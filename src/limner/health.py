@@ -32,8 +32,8 @@ class HealthCheck:
 
         signal/diversity: how much pictures of one class differ from each other, relative to the real ones.
         overfitting/r_v: E[C(train) - C(held out)] over E[C(train) - C(generated)], 1 where to the discriminator
-        held-out pictures are as good as generated ones. Equation 1 of arXiv:2006.06676. Left out while the discriminator
-        hardly tells real from generated ones: the quotient is chance then.
+        held-out pictures are as good as generated ones. Equation 1 of arXiv:2006.06676. Left out while the
+        discriminator hardly tells real from generated ones: the quotient is chance then.
         """
         rng = generator(self._seed, "health", device=self._train.images.device)
         results = product(**self._method.product_inputs(self._train, rng))
@@ -63,4 +63,6 @@ def spread(images: Tensor, labels: Tensor | None) -> Tensor:
     labels = torch.zeros(len(images), dtype=torch.int64) if labels is None else labels.cpu()
     same = [images[(labels == label).to(images.device)] for label in torch.unique(labels)]
     variances = [group.float().var(0, unbiased=True).mean() for group in same if len(group) > 1]
-    return torch.stack(variances).mean().sqrt() if variances else images.float().std()
+    if not variances:  # a picture a class: then of all of them
+        variances = [images.float().var(0, unbiased=True).mean()]
+    return torch.stack(variances).mean().sqrt()

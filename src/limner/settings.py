@@ -105,7 +105,7 @@ class MethodSettings(Settings):
 class GuardSettings(Settings):
     """What is done about a run that goes wrong: skip the step, go back to the last good checkpoint, give up."""
 
-    patience: int = Field(20, ge=1, description="non-finite steps in a row, each skipped, before going back")
+    patience: int = Field(20, ge=1, description="non-finite steps, skipped, in log lines none of which is free of them")
     rollbacks: int = Field(
         3, ge=0, description="times to go back, each with half the learning rates, twice the penalty"
     )
@@ -145,7 +145,9 @@ class TrainSettings(Settings):
     log_kimg: float = Field(1.0, gt=0, description="interval of a journal line")
     sample_kimg: float = Field(20.0, gt=0, description="interval of a sample grid")
     checkpoint_kimg: float = Field(20.0, gt=0, description="interval of a checkpoint")
-    checkpoint_minutes: float = Field(10.0, gt=0, description="a checkpoint at least so often, by the clock")
+    checkpoint_minutes: float = Field(
+        10.0, gt=0, description="a checkpoint is due at least so often; written at a log line"
+    )
     judge_kimg: float = Field(0.0, ge=0, description="interval of the quick evaluation that picks `best`; 0: never")
     keep_checkpoints: int = Field(2, ge=1)
     augment_pixels: int = Field(0, ge=0, description="random shift of real images before training, pixels")

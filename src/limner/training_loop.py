@@ -44,6 +44,8 @@ class State:
     best_images: int = 0
     worse_in_a_row: int = 0
     stopped_early: bool = False
+    judged: bool = True
+    """Whether the guard has looked at the run as it is here: what is saved between two log lines may be ill."""
 
 
 class Best:
@@ -107,7 +109,7 @@ def train(run: TrainingRun) -> State:
     state = resume(run)
     clock = Clock(state)
     with StopRequests() as requests:
-        stop = False
+        stop = owed = False
         while state.images < total and not state.stopped_early and not stop:
             advance(run, state)
             state.seconds = clock.seconds()
@@ -115,18 +117,24 @@ def train(run: TrainingRun) -> State:
             # Asked once: what ends the loop is what saves.
             stop, save_now = distributed.anywhere(requests.asked, clock.is_time(settings.checkpoint_minutes))
             due, trouble = Due(before=state.images - settings.batch, now=state.images, total=total), None
-            if due(settings.log_kimg):
+            owed = owed or save_now or due(settings.checkpoint_kimg)
+            state.judged = due(settings.log_kimg)
+            if state.judged:
                 trouble = log(run, state, rate=clock.rate(state.images))
             if due(settings.sample_kimg):
                 run.draw_samples(run.average.network, state.images)
-            if settings.judge_kimg and due(settings.judge_kimg) and is_finite(run.average.network):
+            if settings.judge_kimg and due(settings.judge_kimg) and not trouble and is_finite(run.average.network):
                 judge(run, state)
-            if not trouble and (stop or save_now or due(settings.checkpoint_kimg)):
-                trouble = save(run, state)
+            # Only a run that was looked at just now is worth going back to; one that is asked to stop saves as it is.
+            if not trouble and (stop or state.stopped_early or (owed and state.judged)):
+                trouble, owed = save(run, state), False
             if trouble and not stop:
                 state = go_back(run, state, reason=trouble)
                 clock = Clock(state)
     run.checkpoints.wait()
+    if run.guard.suspicious and not stop:
+        text = "the last figures looked ill; they were too few to go back for"
+        run.journal.event("warning", images=state.images, step=state.step, text=text)
     requests.stop_if_asked()
     if stop:  # another process was asked
         raise SystemExit(143)
@@ -160,7 +168,7 @@ def log(run: TrainingRun, state: State, *, rate: float) -> str | None:
     """Write the means since the last line, and warnings. Returns why the run cannot go on from here, or None."""
     means, bad, bad_in_a_row = run.tally.read()
     means |= distributed.from_first(dict(run.watch(run.average.network)))
-    trouble = run.guard.look(means, bad_in_a_row=bad_in_a_row, progress=state.images / run.total_images)
+    trouble = run.guard.look(means, bad=bad, bad_in_a_row=bad_in_a_row, progress=state.images / run.total_images)
     told = means | {"images_per_second": rate, "memory_gib": peak_memory_gib(run.device)}
     run.journal.metrics(told, images=state.images, step=state.step, seconds=state.seconds)
     if bad:
@@ -216,7 +224,9 @@ def go_back(run: TrainingRun, at: State, *, reason: str) -> State:
     if memory is None:
         run.journal.event("gave up", images=at.images, step=at.step, reason=reason)
         raise run.guard.diagnosis(reason)
-    state = State(**(_restore(run) or {}))
+    found = _restore(run, accept=lambda state: bool(state["judged"])) or _restore(run)
+    assert found, "the beginning was saved"
+    state = State(**found)
     run.guard.load_state_dict(memory)
     run.journal.rewind(images=state.images)
     run.journal.event(
@@ -287,10 +297,12 @@ def _write(run: TrainingRun, state: State) -> None:
         run.checkpoints.save(_parts(run), asdict(state))
 
 
-def _restore(run: TrainingRun) -> dict[str, Any] | None:
+def _restore(
+    run: TrainingRun, *, accept: Callable[[Mapping[str, Any]], bool] = lambda state: True
+) -> dict[str, Any] | None:
     """The first process reads, the others are told."""
     parts = _parts(run)
-    found = run.checkpoints.restore(parts) if distributed.is_first() else None
+    found = run.checkpoints.restore(parts, accept=accept) if distributed.is_first() else None
     if distributed.processes() > 1:
         states = {name: part.state_dict() for name, part in parts.items()} if found else {}
         found, states = distributed.from_first((found, states))

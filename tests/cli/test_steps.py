@@ -70,3 +70,36 @@ def test_a_step_without_its_input_says_which_command_makes_it(say, tiny_params: 
     said = say("train", "tiny-gan", "--params", tiny_params, "--no-track")
     assert said.status == 2
     assert "limner prepare" in said.err
+
+
+@pytest.fixture
+def rehearsal(monkeypatch: pytest.MonkeyPatch, tiny_params: Path, tiny_pipeline: Path) -> tuple[str | Path, ...]:
+    monkeypatch.setattr("limner.steps.rehearse.SECONDS", 0.05)
+    return (
+        "train",
+        "tiny-gan",
+        "--dry-run",
+        "--params",
+        tiny_params,
+        "--dataset",
+        tiny_pipeline / "data/prepared/tiny",
+    )
+
+
+def test_a_rehearsal_tells_what_training_would_take_and_leaves_nothing(say, rehearsal: tuple[str | Path, ...]) -> None:
+    said = say(*rehearsal)
+    assert said.status == 0
+    for word in ("parameters", "generator", "discriminator", "memory gib", "images per second", "minutes", "steps"):
+        assert word in said.out
+    document = say(*rehearsal, "--json").document
+    assert document["parameters"].keys() == {"generator", "discriminator"}
+    assert document["minutes"]["steps"] > 0
+    assert not list(Path.cwd().iterdir())
+
+
+def test_only_the_first_process_rehearses(
+    say, rehearsal: tuple[str | Path, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    said = say(*rehearsal)
+    assert (said.status, said.out) == (0, "")

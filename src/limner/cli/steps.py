@@ -91,11 +91,14 @@ def train(
     from limner.steps.train import train as step
 
     settings = open_catalog(params, overrides or ()).model(model)
+    # torchrun's other processes help, and have nothing to tell.
+    tells = os.environ.get("RANK", "0") == "0"
     if dry_run:
         from limner.steps.rehearse import rehearse
 
-        place = dataset or places.dataset(settings.dataset)
-        show(rehearse(settings, dataset=place, ports=connect(track=False)), as_json=as_json)
+        if tells:
+            place = dataset or places.dataset(settings.dataset)
+            show(rehearse(settings, dataset=place, ports=connect(track=False)), as_json=as_json)
         return
     with training_progress(model) as screen:
         result = step(
@@ -106,7 +109,7 @@ def train(
             scratch=scratch or places.scratch(model),
             ports=connect(track=track, progress=screen.progress, notice=screen.notice, checkpoints=checkpoints),
         )
-    if os.environ.get("RANK", "0") == "0":  # torchrun's other processes have helped, and have nothing to tell
+    if tells:
         show(result, as_json=as_json)
 
 

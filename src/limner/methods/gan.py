@@ -220,8 +220,8 @@ class Method:
         if moment.step % settings.interval or not any(gammas):
             return None
         count = len(shown) // 2
-        each = torch.tensor(gammas, device=shown.device) * (settings.interval * moment.caution / count)
-        return each.repeat_interleave(count)
+        scale = settings.interval * moment.caution / count
+        return torch.cat([shown.new_full((count,), gamma * scale) for gamma in gammas])
 
     def _adversarial(self, logits: Tensor) -> Tensor:
         real, fake = logits.chunk(2)

@@ -22,12 +22,14 @@ class ProjectionHead(nn.Module):
             nn.init.normal_(self.embedding.weight, std=features**-0.5)
 
     def forward(self, features: Tensor, labels: Tensor | None) -> Tensor:
-        """Logits [N] in float32: bfloat16 would round away the differences that the losses live on."""
-        logit: Tensor = self.score(features).squeeze(1).float()
-        if self.embedding is None or labels is None:
-            return logit
-        projection: Tensor = (features * self.embedding(labels)).sum(1).float()
-        return logit + projection
+        """Logits [N], computed in float32: bfloat16 would round away the differences that the losses live on."""
+        features = features.float()
+        with torch.autocast(features.device.type, enabled=False):
+            logit: Tensor = self.score(features).squeeze(1)
+            if self.embedding is None or labels is None:
+                return logit
+            projection: Tensor = (features * self.embedding(labels)).sum(1)
+            return logit + projection
 
 
 class LabelledLatent(nn.Module):

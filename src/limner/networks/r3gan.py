@@ -158,10 +158,11 @@ class Discriminator(nn.Module):
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """The logits."""
         grid = self.layers(self.entry(images.contiguous(memory_format=torch.channels_last)))
-        features: Tensor = self.score(self.basis(grid).flatten(1)).float()
-        if self.embedding is None or labels is None:
-            return features.squeeze(1)
-        logits: Tensor = (features * self.embedding(labels)).sum(1)
+        with torch.autocast(grid.device.type, enabled=False):  # bfloat16 would round away differences of logits
+            features: Tensor = self.score(self.basis(grid.float()).flatten(1))
+            if self.embedding is None or labels is None:
+                return features.squeeze(1)
+            logits: Tensor = (features * self.embedding(labels)).sum(1)
         return logits
 
 

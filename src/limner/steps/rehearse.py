@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
+from limner.checkpoint import Savable, whole_checkpoints
 from limner.data import refuse_other_task
 from limner.distributed import local_device
 from limner.errors import LimnerError
@@ -18,7 +22,7 @@ from limner.optimise import choose_precision
 from limner.packing import PackedDataset
 from limner.ports import Ports
 from limner.settings import MethodSettings, ModelSettings
-from limner.steps.train import assemble, build
+from limner.steps.train import assemble, build, determinism
 from limner.training_loop import State, TrainingRun, advance, peak_memory_gib, resume, save
 
 SECONDS = 3.0
@@ -27,7 +31,7 @@ SECONDS = 3.0
 
 @dataclass(frozen=True)
 class Rehearsed:
-    """What a training would take. Rates are of this machine as busy as it is now."""
+    """What a training would take. Rates are of this machine as busy as it is now, and of one process."""
 
     device: str
     precision: str
@@ -36,8 +40,10 @@ class Rehearsed:
     """Most memory this process has held."""
     images_per_second: float
     checkpoint_mib: float
+    """Of one checkpoint."""
     minutes: dict[str, float]
-    """Of the whole run, by what they go to; judging on the way comes on top."""
+    """Of the whole run, by what they go to; judging on the way comes on top. A checkpoint is written meanwhile: what it
+    costs is the copy to host memory."""
 
 
 def rehearse(settings: ModelSettings[MethodSettings], *, dataset: Path, ports: Ports) -> Rehearsed:
@@ -50,16 +56,23 @@ def rehearse(settings: ModelSettings[MethodSettings], *, dataset: Path, ports: P
     options = settings.train.model_copy(update={"judge_kimg": 0.0})
     settings = settings.model_copy(update={"train": options})
     refuse_other_task(packed, task=load_method(settings.method.name).task)
-    method = build(settings, packed.shape(), device)
-    with tempfile.TemporaryDirectory(prefix="limner-") as folder:
+    with (
+        determinism(options.deterministic),
+        torch.random.fork_rng(),
+        tempfile.TemporaryDirectory(prefix="limner-") as folder,
+    ):
+        method = build(settings, packed.shape(), device)
         run = assemble(settings, method, packed, place=Path(folder), ports=ports)
         with run.journal, run.checkpoints:
             state = resume(run)
             advance(run, state)  # allocates, compiles, fills caches
             run.tally.read()
             rate = _images_per_second(run, state)
-            saving = _seconds(lambda: _save_and_load(run, state), device)
-        checkpoint_mib = sum(file.stat().st_size for file in Path(folder, "checkpoints").rglob("*")) / 2**20
+            run.checkpoints.wait()  # for the beginning's: a run has longer between two
+            saving = _seconds(lambda: _save(run, state), device)
+            _load(run, state)
+        newest, _ = next(whole_checkpoints(Path(folder, "checkpoints")))
+        checkpoint_mib = sum(file.stat().st_size for file in newest.iterdir()) / 2**20
         drawing = _seconds(lambda: run.draw_samples(run.average.network, 0), device)
     return Rehearsed(
         device=str(device),
@@ -71,7 +84,7 @@ def rehearse(settings: ModelSettings[MethodSettings], *, dataset: Path, ports: P
         },
         memory_gib=peak_memory_gib(device),
         images_per_second=rate,
-        checkpoint_mib=checkpoint_mib / 2,
+        checkpoint_mib=checkpoint_mib,
         minutes={
             "steps": options.kimg * 1000 / rate / 60,
             "samples": options.kimg / options.sample_kimg * drawing / 60,
@@ -88,18 +101,39 @@ def _images_per_second(run: TrainingRun, state: State) -> float:
     return (state.images - before) / (time.monotonic() - began)
 
 
-def _save_and_load(run: TrainingRun, state: State) -> None:
+def _save(run: TrainingRun, state: State) -> None:
     trouble = save(run, state)
     if trouble:
         raise LimnerError(
             f"The first steps already fail: {trouble}.", fix="Lower the learning rates, or set train.precision to fp32."
         )
-    before = [value.clone() for value in run.method.networks.state_dict().values()]
+
+
+def _load(run: TrainingRun, state: State) -> None:
+    """Go back to what has just been saved, from a step later. Raises LimnerError where that is not what comes back."""
+    parts: dict[str, Savable] = {"networks": run.method.networks, "average": run.average.network}
+    parts |= {f"{name}'s optimiser": optimizer for name, optimizer in run.method.optimizers.items()}
+    before = {name: copy.deepcopy(part.state_dict()) for name, part in parts.items()}
+    advance(run, state)
     resume(run)
-    if not all(map(torch.equal, before, run.method.networks.state_dict().values())):
+    changed = [name for name, part in parts.items() if not _same(before[name], part.state_dict())]
+    if changed:
         raise LimnerError(
-            "A checkpoint did not come back as it was saved.", fix="Check the disk of the folder for temporary files."
+            "A checkpoint did not come back as it was saved.",
+            why=f"Not the same: {', '.join(changed)}.",
+            fix="Check the disk of the folder for temporary files.",
         )
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether nested containers have the same tensors and plain values."""
+    if isinstance(one, Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, Mapping):
+        return one.keys() == other.keys() and all(_same(value, other[key]) for key, value in one.items())
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return bool(one == other)
 
 
 def _seconds(action: Callable[[], object], device: torch.device) -> float:

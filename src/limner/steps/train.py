@@ -20,6 +20,7 @@ from limner import __version__, distributed
 from limner.averaging import Average
 from limner.checkpoint import Checkpoints, flat
 from limner.data import Augmentation, PictureBatches, judged_batches, refuse_other_task, showcase
+from limner.errors import LimnerError
 from limner.evaluation import QuickJudge
 from limner.health import HealthCheck
 from limner.journal import Journal, Line, describe_event, read_journal
@@ -40,6 +41,8 @@ from limner.training_loop import Best, TrainingRun
 from limner.training_loop import train as run_loop
 
 GRID_COLUMNS, GRID_PICTURES = 10, 80
+FINISHED = ".finished"
+"""Ends the name of a finished run's folder, which only waits to be deleted."""
 NOT_PART_OF_THE_RUN = ("sample_kimg", "checkpoint_kimg", "checkpoint_minutes", "keep_checkpoints")
 """Settings that do not change the weights: changing them does not begin another run."""
 
@@ -65,18 +68,19 @@ def train(
     packed = PackedDataset(dataset)
     device = distributed.local_device()
     refuse_other_task(packed, task=load_method(settings.method.name).task)
-    with distributed.joined(device), _determinism(settings.train.deterministic):
+    with distributed.joined(device), determinism(settings.train.deterministic):
         if not distributed.is_first():
             return _assist(settings, packed, device=device, ports=ports, output=output)
         method = build(settings, packed.shape(), device)
         key = _key(settings, packed.digest)
         place = scratch / key
+        _delete_finished(scratch, name=name, ports=ports)
         place.mkdir(parents=True, exist_ok=True)
         mirror = Mirror(place, ports.store, prefix=f"{name}/{key}") if ports.store else None
         if mirror and mirror.pull():
             ports.notice("goes on from the object store's copy of its checkpoints")
         with ports.tracker.run(name, run_id=_read_run_id(place)) as tracked:
-            (place / "run.json").write_text(json.dumps({"run_id": tracked.id}), encoding="utf-8")
+            _write_run_id(place, tracked.id)
             if mirror:
                 mirror.push()  # whoever goes on from there goes on in the same tracked run, however early this one ends
             for line in read_journal(place / "journal.jsonl"):  # of a process that was killed before all had been sent
@@ -96,12 +100,10 @@ def train(
                 write_lineage(folder, record | {"run_id": tracked.id, "images_seen": state.images})
             tracked.file(output / "lineage.json")
             tracked.file(output / "journal.jsonl")
-        # The output holds all that matters; the same call again is a new run. A kill half way through the deletion must
-        # not leave a folder that looks like an interrupted run.
-        finished = place.rename(place.with_suffix(".finished"))
-        shutil.rmtree(finished)
-        if mirror:
-            mirror.clear()
+        # The output holds all that matters; the same call again is a new run. A kill from here on must not leave what
+        # looks like an interrupted one.
+        place.rename(place.with_suffix(FINISHED))
+        _delete_finished(scratch, name=name, ports=ports)
     return Trained(output, tracked.id, state.images, packed.digest)
 
 
@@ -126,6 +128,17 @@ def build(settings: ModelSettings[MethodSettings], shape: PictureShape, device: 
     return method
 
 
+@contextmanager
+def determinism(wanted: bool) -> Iterator[None]:  # noqa: FBT001 - it is the setting itself
+    """Inside it PyTorch takes deterministic algorithms only, where that is wanted or was so before."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(wanted or before)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
 def _identity(settings: ModelSettings[MethodSettings], dataset_digest: str) -> dict[str, Any]:
     document = settings.model_dump(mode="json")
     train_settings = {k: v for k, v in document["train"].items() if k not in NOT_PART_OF_THE_RUN}
@@ -139,6 +152,30 @@ def _key(settings: ModelSettings[MethodSettings], dataset_digest: str) -> str:
     """Names a run by all that decides its weights."""
     identity = json.dumps(_identity(settings, dataset_digest), sort_keys=True)
     return hashlib.sha256(identity.encode()).hexdigest()[:16]
+
+
+def _delete_finished(scratch: Path, *, name: str, ports: Ports) -> None:
+    """Delete what is left of finished runs: in the object store first, else the next `train` went on from there.
+
+    A store that does not let it is told of and no error, the output is complete: the next `train` tries again.
+    """
+    for finished in scratch.glob(f"*{FINISHED}"):
+        trouble = ""
+        try:
+            if ports.store:
+                Mirror(finished, ports.store, prefix=f"{name}/{finished.stem}").clear()
+        except LimnerError as error:
+            trouble = " ".join(str(error).splitlines())
+        shutil.rmtree(finished, ignore_errors=True)  # another process may be at it
+        if trouble:
+            finished.mkdir(exist_ok=True)
+            ports.notice(f"has finished, but the object store still has its checkpoints: {trouble}")
+
+
+def _write_run_id(place: Path, run_id: str) -> None:
+    partial = place / "run.json.tmp"
+    partial.write_text(json.dumps({"run_id": run_id}), encoding="utf-8")
+    partial.replace(place / "run.json")
 
 
 def _read_run_id(place: Path) -> str:
@@ -198,7 +235,8 @@ def assemble(  # noqa: PLR0913 - it is where all of them meet
             tracked.metrics(line["metrics"], images_seen=line["images"])
         elif tracked:
             sentence = describe_event(line)
-            kind = line["event"].replace(" ", "-")  # several can happen at one moment
+            # Several can happen at one moment, and the run can go back to one moment several times.
+            kind = ".".join(str(line[key]).replace(" ", "-") for key in ("event", "times") if key in line)
             tracked.tags({f"limner.event.{line['images']:09d}.{kind}": sentence})
             ports.notice(sentence)
 
@@ -268,13 +306,3 @@ def _write_curves(path: Path, lines: list[Line]) -> None:
         writer = csv.DictWriter(file, [c.replace("/", "_") for c in columns])
         writer.writeheader()
         writer.writerows({key.replace("/", "_"): value for key, value in row.items()} for row in rows)
-
-
-@contextmanager
-def _determinism(wanted: bool) -> Iterator[None]:  # noqa: FBT001 - it is the setting itself
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(wanted or before)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)
