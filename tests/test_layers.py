@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,14 @@ def test_nothing_imports_upwards(project: Path) -> None:
 def test_no_file_is_longer_than_400_lines(project: Path) -> None:
     long = {path.name: lines for path in files(project) if (lines := len(path.read_text().splitlines())) > 400}
     assert not long
+
+
+def test_the_training_loop_fits_on_one_page(project: Path) -> None:
+    """Whatever is added to the engine, who reads `train` sees a whole run at once."""
+    module = ast.parse((project / "src" / "limner" / "training_loop.py").read_text())
+    (loop,) = [node for node in module.body if isinstance(node, ast.FunctionDef) and node.name == "train"]
+    assert loop.end_lineno is not None
+    assert loop.end_lineno - loop.lineno + 1 <= 60
 
 
 def test_every_name_says_where_something_is(project: Path) -> None:

@@ -82,7 +82,7 @@ class ObjectStore(Protocol):
         """Fetch a key's bytes into a file, which is there as a whole or not at all."""
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Delete keys, in their order; one that does not exist is no error."""
+        """Delete keys, batch by batch in their order; one that does not exist is no error."""
 
 
 Progress = Callable[[int, int, Mapping[str, float]], None]

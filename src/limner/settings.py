@@ -144,10 +144,8 @@ class TrainSettings(Settings):
     ema_ramp: float = Field(0.05, ge=0, le=1, description="the half-life never exceeds this share of the images seen")
     log_kimg: float = Field(1.0, gt=0, description="interval of a journal line")
     sample_kimg: float = Field(20.0, gt=0, description="interval of a sample grid")
-    checkpoint_kimg: float = Field(20.0, gt=0, description="interval of a checkpoint")
-    checkpoint_minutes: float = Field(
-        10.0, gt=0, description="a checkpoint is due at least so often; written at a log line"
-    )
+    checkpoint_kimg: float = Field(20.0, gt=0, description="interval of a checkpoint, written at the next journal line")
+    checkpoint_minutes: float = Field(10.0, gt=0, description="or after so long, whichever comes first")
     judge_kimg: float = Field(0.0, ge=0, description="interval of the quick evaluation that picks `best`; 0: never")
     keep_checkpoints: int = Field(2, ge=1)
     augment_pixels: int = Field(0, ge=0, description="random shift of real images before training, pixels")

@@ -2,12 +2,15 @@
 
 import csv
 import dataclasses
+import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,13 +18,14 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from limner import training_loop
 from limner.adapters.untracked import UntrackedRun
 from limner.errors import LimnerError
 from limner.journal import read_journal
 from limner.lineage import read_lineage
 from limner.packing import PackedDataset
 from limner.steps.prepare import prepare
-from limner.steps.train import train
+from limner.steps.train import FINISHED, train
 from limner.trained import open_trained
 
 
@@ -106,7 +110,7 @@ from pathlib import Path
 from limner.adapters.untracked import UntrackedRegistry, UntrackedTracker
 from limner.ports import Ports
 from limner.steps import catalog_from_json
-from limner.steps.train import train
+from limner.steps.train import FINISHED, train
 
 settings, dataset, output, scratch = sys.argv[1:]
 catalog = catalog_from_json(settings)
@@ -278,3 +282,121 @@ def test_a_resumed_run_tells_its_rate_without_the_time_before(run_train, ports, 
     lines = [line for line in read_journal(result.output / "journal.jsonl") if "metrics" in line]
     assert lines[-2]["metrics"]["images_per_second"] > 1
     assert lines[-1]["seconds"] > 1e6
+
+
+class Stop(Exception):
+    """Ends a run without warning."""
+
+
+def stop(*words, **options):
+    raise Stop
+
+
+def test_a_kill_while_the_run_is_noted_leaves_the_note_before(run_train, ports, tmp_path, monkeypatch):
+    """run.json is replaced, never written in place: half of it would begin another tracked run."""
+    tracker = NotingTracker()
+    tracked = dataclasses.replace(ports, tracker=tracker)
+    with pytest.raises(Stop):
+        run_train(ports=dataclasses.replace(tracked, progress=stop))
+    (noted,) = (tmp_path / "runs").glob("*/run.json")
+
+    with monkeypatch.context() as cut:
+        write = Path.write_text
+        cut.setattr(Path, "write_text", lambda path, text, **options: (write(path, text[:5], **options), stop()))
+        with pytest.raises(Stop):
+            run_train(ports=tracked)
+    assert json.loads(noted.read_text()) == {"run_id": "run-1"}
+    result = run_train(ports=tracked)
+    assert [run_id for _, run_id in tracker.asked] == ["", "run-1", "run-1"]
+    assert json.loads((result.output / "run.json").read_text()) == {"run_id": "run-1"}
+
+
+class FolderStore:
+    """An object store in a folder; it can be told to refuse deletions."""
+
+    def __init__(self, folder):
+        self.folder, self.refuses = folder, False
+
+    def sizes(self, prefix):
+        found = {p.relative_to(self.folder).as_posix(): p for p in self.folder.rglob("*") if p.is_file()}
+        return {key: path.stat().st_size for key, path in found.items() if key.startswith(prefix)}
+
+    def put(self, key, path):
+        (self.folder / key).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, self.folder / key)
+
+    def get(self, key, path):
+        shutil.copyfile(self.folder / key, path)
+
+    def delete(self, keys):
+        if self.refuses:
+            raise LimnerError("The store does not delete.", why="no right to")
+        for key in keys:
+            (self.folder / key).unlink(missing_ok=True)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return FolderStore(tmp_path / "store")
+
+
+def events(result):
+    return [line["event"] for line in read_journal(result.output / "journal.jsonl") if "event" in line]
+
+
+def test_a_finished_run_leaves_nothing_in_scratch_and_store(run_train, ports, store, tmp_path):
+    run_train(ports=dataclasses.replace(ports, store=store))
+    assert not list((tmp_path / "runs").iterdir())
+    assert not store.sizes("")
+
+
+@pytest.mark.parametrize("where", ["store", "scratch"])
+def test_a_kill_at_the_very_end_does_not_let_the_next_train_go_on_with_a_finished_run(
+    run_train, ports, store, tmp_path, monkeypatch, where
+):
+    stored = dataclasses.replace(ports, store=store)
+    with monkeypatch.context() as cut:
+        if where == "store":
+            cut.setattr("limner.mirror.Mirror.clear", stop)
+        else:
+            delete = shutil.rmtree
+            cut.setattr(
+                shutil, "rmtree", lambda path, **o: (stop if str(path).endswith(FINISHED) else delete)(path, **o)
+            )
+        with pytest.raises(Stop):
+            run_train(ports=stored)
+    assert (tmp_path / "model" / "lineage.json").exists(), "the output was complete"
+    assert bool(store.sizes("")) == (where == "store")
+    (left,) = (tmp_path / "runs").iterdir()
+    assert left.suffix == FINISHED
+    assert events(run_train(ports=stored)) == []
+    assert not list((tmp_path / "runs").iterdir())
+    assert not store.sizes("")
+
+
+def test_a_store_that_does_not_delete_is_told_of_and_cleared_by_the_next_train(run_train, ports, store, tmp_path):
+    told = []
+    stored = dataclasses.replace(ports, store=store, notice=told.append)
+    run_train("one", ports=dataclasses.replace(stored, progress=lambda seen, *_: setattr(store, "refuses", seen > 310)))
+    assert told == [
+        "has finished, but the object store still has its checkpoints: The store does not delete. no right to"
+    ]
+    (left,) = (tmp_path / "runs").iterdir()
+    assert not list(left.iterdir()), "the disk is free again"
+    assert store.sizes("")
+    store.refuses = False
+    assert events(run_train("two", ports=stored)) == []
+    assert not store.sizes("")
+    assert len(told) == 1
+
+
+def test_every_time_the_run_goes_back_has_a_tag_of_its_own(run_train, ports, monkeypatch):
+    """Also where it goes back to the same checkpoint."""
+    tracker, log, lines = NotingTracker(), training_loop.log, itertools.count()
+    monkeypatch.setattr(training_loop, "log", lambda *w, **k: log(*w, **k) or ("bad" if next(lines) < 2 else None))
+    tags = {}
+    tracker.noted.tags = tags.update
+    monkeypatch.setattr("limner.guard._ADVICE", {"bad": "None."})
+    run_train(ports=dataclasses.replace(ports, tracker=tracker))
+    back = [name for name in tags if "went-back" in name]
+    assert back == ["limner.event.000000000.went-back.1", "limner.event.000000000.went-back.2"]

@@ -87,7 +87,7 @@ class S3Store:
             partial.unlink(missing_ok=True)
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Delete keys, in their order; one that does not exist is no error."""
+        """Delete keys, batch by batch in their order; one that does not exist is no error."""
         left = iter(keys)
         while batch := [{"Key": self._root + key} for key in islice(left, DELETED_AT_ONCE)]:
             with self._errors_in_words():

@@ -78,7 +78,7 @@ def train(
         place.mkdir(parents=True, exist_ok=True)
         mirror = Mirror(place, ports.store, prefix=f"{name}/{key}") if ports.store else None
         if mirror and mirror.pull():
-            ports.notice("goes on from the object store's copy of its checkpoints")
+            ports.notice("goes on from the object store's copy")
         with ports.tracker.run(name, run_id=_read_run_id(place)) as tracked:
             _write_run_id(place, tracked.id)
             if mirror:
