@@ -45,10 +45,9 @@ DIGITS, STACK, SIZE = 10, 2, 32
 MODES = DIGITS**STACK
 SAMPLES = 26 * MODES
 DEVICE = torch.device("cpu")
-RATE = {"name": "adam", "learning_rate": {"start": 6e-4, "end": 2e-5}}
+RATE = {"name": "adam", "learning_rate": {"start": 6e-4, "end": 2e-5}, "beta1": 0.0, "beta2": 0.99}
 RECIPE = {
-    "generator": {"name": "dcgan", "width": 24},
-    "penalties": {"r1": {"start": 5.0, "end": 0.5}, "r2": {"start": 5.0, "end": 0.5}},
+    "penalties": {"r1": {"start": 4.0, "end": 2.0}, "r2": {"start": 4.0, "end": 2.0}},
     "generator_optimizer": RATE,
     "discriminator_optimizer": RATE,
 }
@@ -169,7 +168,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.stacked_digits", description=__doc__)
     parser.add_argument("--json", type=Path, help="write the record here")
     parser.add_argument("--figure", type=Path, help="write a sheet of samples here, PNG")
-    parser.add_argument("--kimg", type=float, default=400.0)
+    parser.add_argument("--kimg", type=float, default=250.0)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(arguments)
 
