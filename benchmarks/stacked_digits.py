@@ -168,7 +168,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.stacked_digits", description=__doc__)
     parser.add_argument("--json", type=Path, help="write the record here")
     parser.add_argument("--figure", type=Path, help="write a sheet of samples here, PNG")
-    parser.add_argument("--kimg", type=float, default=250.0)
+    parser.add_argument("--kimg", type=float, default=150.0)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(arguments)
 
