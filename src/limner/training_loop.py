@@ -167,7 +167,8 @@ def micro_batches(run: TrainingRun, step: int) -> list[MicroBatch[Any]]:
 def log(run: TrainingRun, state: State, *, rate: float) -> str | None:
     """Write the means since the last line, and warnings. Returns why the run cannot go on from here, or None."""
     means, bad, bad_in_a_row = run.tally.read()
-    means |= distributed.from_first(dict(run.watch(run.average.network)))
+    with autocast(choose_precision(run.settings.precision, run.device), run.device):
+        means |= distributed.from_first(dict(run.watch(run.average.network)))
     trouble = run.guard.look(means, bad=bad, bad_in_a_row=bad_in_a_row, progress=state.images / run.total_images)
     told = means | {"images_per_second": rate, "memory_gib": peak_memory_gib(run.device)}
     run.journal.metrics(told, images=state.images, step=state.step, seconds=state.seconds)
