@@ -140,8 +140,8 @@ def average_of_the_first_weights(data):
     )
 
 
-@pytest.mark.parametrize(("channels_last", "layout"), [(False, torch.contiguous_format), (True, torch.channels_last)])
-def test_the_layout_of_a_row_holds_throughout_both_networks(data, batch, channels_last, layout):
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_the_layout_of_a_row_holds_throughout_both_networks(data, batch, channels_last):
     networks = build_method(RECIPE, data, CPU, channels_last=channels_last).networks
     seen = []
     for network in (networks["generator"], networks["discriminator"]):
@@ -149,7 +149,8 @@ def test_the_layout_of_a_row_holds_throughout_both_networks(data, batch, channel
             layer.register_forward_hook(lambda _, inputs, output: seen.extend([*inputs, output]))
     networks["discriminator"](networks["generator"](torch.randn(6, RECIPE.latent), batch.labels), batch.labels)
     assert len(seen) > 10
-    assert all(tensor.is_contiguous(memory_format=layout) for tensor in seen)
+    innermost = 1 if channels_last else 3  # the dimension whose values lie side by side, also in a cut-out
+    assert all(tensor.stride(innermost) == 1 for tensor in seen)
 
 
 def test_a_held_run_takes_the_steps_that_it_is_told_to(data, tmp_path):

@@ -84,7 +84,6 @@ def train(
       limner train digits-gan
       limner train digits-gan --set models.digits-gan.train.kimg=50 --set models.digits-gan.train.seed=1
       limner train digits-gan --dry-run
-      torchrun --nproc-per-node 4 -m limner train digits-gan --set models.digits-gan.train.micro_batch=16
     """
     from limner.adapters import connect
     from limner.steps import open_catalog
