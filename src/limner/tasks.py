@@ -11,18 +11,27 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:  # packed datasets are made without PyTorch
     from torch import Tensor
 
-TaskName = Literal["pictures", "unpaired"]
-"""`pictures`: one set of images, labelled or not. `unpaired`: a source set and a target set with no pairs."""
+TaskName = Literal["pictures", "unpaired", "paired"]
+"""`pictures`: one set of images, labelled or not. `unpaired`: a source set and a target set with no pairs. `paired`:
+a source set and a target set, where picture i of the one becomes picture i of the other."""
+
+TRANSLATION: frozenset[TaskName] = frozenset({"unpaired", "paired"})
+"""Tasks whose product turns a picture into a picture. Their datasets have the domains `source` and `target`."""
 
 
 @dataclass(frozen=True)
 class PictureShape:
-    """What one image of a dataset looks like, and how many classes label it (0: unlabelled)."""
+    """What one image of a dataset looks like, and how many classes label it (0: unlabelled).
+
+    Of a dataset with two domains `classes` are the target's and `source_classes` the source's; where both are labelled
+    they are the same classes.
+    """
 
     channels: int
     height: int
     width: int
     classes: int
+    source_classes: int = 0
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,14 @@ class Pictures:
 @dataclass(frozen=True)
 class UnpairedPictures:
     """Images of two sets, drawn independently of each other."""
+
+    source: Pictures
+    target: Pictures
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Images of two sets: target i is what source i has to become."""
 
     source: Pictures
     target: Pictures
