@@ -19,7 +19,7 @@ from unittest.mock import patch
 import torch
 from torch import nn
 
-import limner.methods.gan
+import limner.adversary
 import limner.optimise
 from benchmarks.training_recipe import Recipe
 from limner.averaging import Average
@@ -209,7 +209,7 @@ class _Stopwatch:
         """Inside it the method's steps are timed."""
         with (
             self._patched(method, "step", "step"),
-            self._patched(limner.methods.gan, "descend", "descend"),
+            self._patched(limner.adversary, "descend", "descend"),
             self._patched(limner.optimise, "_mean_gradients", "gradients"),
             self._patched(method.optimizers["generator"], "step", "optimiser"),
             self._patched(method.optimizers["discriminator"], "step", "optimiser"),

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from limner import distributed
 from limner.errors import LimnerError
-from limner.methods import Losses
+from limner.game import Losses
 from limner.settings import GuardSettings
 
 DIVERSITY, MEMORISED, DISCRIMINATOR_LOSS = "signal/diversity", "overfitting/r_v", "loss/discriminator"

@@ -42,11 +42,11 @@ class HealthCheck:
             networks = self._method.networks
             networks.eval()
             real, fake, held_out = (
-                self._method.realness(images, batch)
-                for images, batch in (
-                    (self._train.images, self._train),
-                    (results, self._train),
-                    (self._held_out.images, self._held_out),
+                self._method.realness(images, labels)
+                for images, labels in (
+                    (self._train.real.images, self._train.real.labels),
+                    (results, self._train.asked),
+                    (self._held_out.real.images, self._held_out.real.labels),
                 )
             )
             networks.train()

@@ -41,6 +41,16 @@ class Pictures:
     images: Tensor
     labels: Tensor | None = None
 
+    @property
+    def real(self) -> Pictures:
+        """What results are to look like."""
+        return self
+
+    @property
+    def asked(self) -> Tensor | None:
+        """The classes that results are to be of."""
+        return self.labels
+
 
 @dataclass(frozen=True)
 class UnpairedPictures:
@@ -49,10 +59,20 @@ class UnpairedPictures:
     source: Pictures
     target: Pictures
 
+    @property
+    def real(self) -> Pictures:
+        """What results are to look like."""
+        return self.target
+
+    @property
+    def asked(self) -> Tensor | None:
+        """The classes that results are to be of: a change of style leaves them as they were."""
+        return self.source.labels
+
 
 @dataclass(frozen=True)
-class Pairs:
+class Pairs(UnpairedPictures):
     """Images of two sets: target i is what source i has to become."""
 
-    source: Pictures
-    target: Pictures
+
+Batch = Pictures | UnpairedPictures

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from limner import distributed
 from limner.averaging import Average
 from limner.checkpoint import Checkpoints, Savable
+from limner.game import MicroBatch, Moment
 from limner.guard import NOT_FINITE, Guard, Tally
 from limner.interruption import StopRequests
 from limner.journal import Journal
-from limner.methods import MicroBatch, Moment, TrainingMethod
+from limner.methods import TrainingMethod
 from limner.optimise import autocast, choose_precision, set_rates
 from limner.ports import Progress
 from limner.randomness import derive_seed, generator

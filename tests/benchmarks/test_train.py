@@ -17,7 +17,7 @@ from benchmarks.training_recipe import Recipe, build_method, prepare_pictures
 from benchmarks.training_rows import Row, Subject, rows
 from limner.averaging import Average
 from limner.data import PictureBatches
-from limner.methods import MicroBatch, Moment
+from limner.game import MicroBatch, Moment
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(width=16, stages=3, blocks=1, batch=6, gamma=2.0)

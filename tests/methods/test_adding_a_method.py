@@ -32,7 +32,7 @@ import torch
 from torch import nn
 
 from limner.losses import least_squares_discriminator_loss, least_squares_generator_loss
-from limner.methods import mean_terms
+from limner.game import mean_terms
 from limner.optimise import AdamSettings, OptimizerSettings, build_optimizer, descend
 from limner.settings import MethodSettings
 
@@ -91,7 +91,7 @@ class Method:
     def product_inputs(self, batch, rng):
         return {"latent": torch.randn(len(batch.images), self._latent, generator=rng, device=batch.images.device)}
 
-    def realness(self, images, batch):
+    def realness(self, images, labels):
         return self.networks["critic"](images)
 '''
 

@@ -9,8 +9,9 @@ import torch
 from limner.averaging import Average
 from limner.checkpoint import Checkpoints
 from limner.errors import LimnerError
+from limner.game import MicroBatch, Moment
 from limner.journal import Journal, read_journal
-from limner.methods import MicroBatch, Moment, load_method
+from limner.methods import load_method
 from limner.optimise import autocast
 from limner.randomness import generator
 from limner.settings import TrainSettings

@@ -6,9 +6,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from limner import adversary
+from limner.adversary import Duel
 from limner.augment import Augmentation
+from limner.game import MicroBatch, Moment
 from limner.losses import ADVERSARIAL
-from limner.methods import MicroBatch, Moment, gan
 from limner.methods.gan import Method, Params
 from limner.networks import dcgan, dense, r3gan
 from limner.optimise import autocast
@@ -222,7 +224,7 @@ def test_r1_and_r2_are_the_penalties_at_the_real_and_at_the_fake_pictures(judged
     expected = {}
     for name, images in (("penalty/r1", BATCH.images.clone()), ("penalty/r2", fake)):
         images.requires_grad_()
-        expected[name] = zero_centred_gradient_penalty(method.realness(images, BATCH), images).item()
+        expected[name] = zero_centred_gradient_penalty(method.realness(images, BATCH.labels), images).item()
     told = step(method)
     assert {name: told[name].item() for name in expected} == pytest.approx(expected, rel=1e-4)
 
@@ -250,7 +252,7 @@ def test_both_ways_to_the_exact_penalties_give_the_same_step(monkeypatch, judged
 
 def test_the_first_way_is_taken_where_the_network_allows_it(monkeypatch):
     asked = []
-    monkeypatch.setattr(gan, "squared_gradient_norms", lambda *_: asked.append(1) or torch.zeros(16))
+    monkeypatch.setattr(adversary, "squared_gradient_norms", lambda *_: asked.append(1) or torch.zeros(16))
     step(build(penalties={"r1": 1.0}))
     assert not asked
     step(build(judged_by="sngan", penalties={"r1": 1.0}))
@@ -346,7 +348,7 @@ def test_lecam_is_in_the_loss_that_is_told():
         method.networks["anchors"].real.fill_(3.0)
         method.networks["anchors"].fake.fill_(-3.0)
         fake, _ = fakes(method)
-        real_logits, fake_logits = method.realness(BATCH.images, BATCH), method.realness(fake, BATCH)
+        real_logits, fake_logits = method.realness(BATCH.images, BATCH.labels), method.realness(fake, BATCH.labels)
     lecam = (real_logits + 3).relu().square().mean() + (3 - fake_logits).relu().square().mean()
     expected = ADVERSARIAL["hinge"].discriminator(real_logits, fake_logits) + 5 * lecam
     assert step(method)["loss/discriminator"].item() == pytest.approx(expected.item(), rel=1e-5)
@@ -380,12 +382,12 @@ class Halving(Augmentation):
 
 def augmented(**params):
     method = build(augmentation={"name": "adaptive"}, **params)
-    method._augmentation = Halving()
+    method._adversary._augmentation = Halving()
     seen = []
     method.networks["discriminator"].register_forward_pre_hook(
         lambda _, inputs: seen.append(inputs[0].detach().clone())
     )
-    return method, method._augmentation, seen
+    return method, method._adversary._augmentation, seen
 
 
 @pytest.mark.parametrize("loss", ["rpgan", "bce"])
@@ -411,13 +413,12 @@ def test_the_generators_gradient_goes_through_the_augmentation():
     gradients = []
     for with_it in (False, True):
         method, halving, _ = augmented(loss="wgan", discriminator_optimizer=SGD | {"learning_rate": 1e-9})
-        method._augmentation = halving if with_it else Augmentation()
+        method._adversary._augmentation = halving if with_it else Augmentation()
         discriminator = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(256, 1), torch.nn.Flatten(0))
         torch.nn.init.constant_(discriminator[1].weight, 0.1)
         method.networks["discriminator"].forward = lambda images, labels, net=discriminator: net(images)
         fake = method.networks["generator"](**method.product_inputs(BATCH, randomness()))
-        part = type("Part", (), {"fake": fake, "rng": randomness(), "labels": None, "real": None})()
-        loss = method._pull_generator(part, Moment(0, 0, 1), told=[])
+        loss = method._adversary.judge(fake, Duel(fake, fake, None, None, randomness()), Moment(0, 0, 1))
         (gradient,) = torch.autograd.grad(loss, fake)
         gradients.append(gradient)
     torch.testing.assert_close(gradients[1], gradients[0] / 2)
@@ -427,7 +428,7 @@ def test_the_generators_gradient_goes_through_the_augmentation():
 def test_penalties_are_taken_at_what_the_discriminator_sees():
     method, _, _ = augmented(penalties={"r1": 1.0, "r2": 1.0}, judged_by="dcgan")
     halved = (BATCH.images / 2).requires_grad_()
-    expected = zero_centred_gradient_penalty(method.realness(halved, BATCH), halved).item()
+    expected = zero_centred_gradient_penalty(method.realness(halved, BATCH.labels), halved).item()
     assert step(method)["penalty/r1"].item() == pytest.approx(expected, rel=1e-4)
 
 
@@ -437,7 +438,7 @@ def test_the_controller_observes_the_signs_of_real_logits_or_of_their_lead(loss,
     method, halving, _ = augmented(loss=loss, penalties=penalties)
     with torch.no_grad():
         fake, _ = fakes(method)
-        real_logits, fake_logits = (method.realness(images / 2, BATCH) for images in (BATCH.images, fake))
+        real_logits, fake_logits = (method.realness(images / 2, BATCH.labels) for images in (BATCH.images, fake))
     expected = torch.sign(real_logits if loss == "bce" else real_logits - fake_logits)
     told = step(method)
     assert torch.equal(*halving.observed, expected)
@@ -552,16 +553,16 @@ def test_a_conditional_gan_on_unlabelled_pictures_is_unconditional():
 def test_realness_is_the_discriminators_own_logit_and_nothing_is_augmented():
     method, halving, _ = augmented()
     expected = method.networks["discriminator"](BATCH.images, BATCH.labels)
-    assert torch.equal(method.realness(BATCH.images, BATCH), expected)
+    assert torch.equal(method.realness(BATCH.images, BATCH.labels), expected)
     other = Pictures(BATCH.images, (BATCH.labels + 1) % 3)
-    assert not torch.equal(method.realness(BATCH.images, other), expected)
+    assert not torch.equal(method.realness(BATCH.images, other.labels), expected)
     assert not halving.shown
 
 
 def test_realness_of_an_unconditional_gan_does_not_depend_on_the_labels():
     method = build(conditional=False)
     other = Pictures(BATCH.images, (BATCH.labels + 1) % 3)
-    assert torch.equal(method.realness(BATCH.images, BATCH), method.realness(BATCH.images, other))
+    assert torch.equal(method.realness(BATCH.images, BATCH.labels), method.realness(BATCH.images, other.labels))
 
 
 def test_probabilities_of_being_real_are_told_where_the_loss_defines_them():

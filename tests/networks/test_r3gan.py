@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from limner.errors import LimnerError
-from limner.methods import MicroBatch, Moment
+from limner.game import MicroBatch, Moment
 from limner.methods.gan import Method, Params
 from limner.networks import r3gan
 from limner.optimise import autocast

@@ -10,55 +10,15 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Protocol, cast
 
-import torch
 from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
 from limner.errors import LimnerError, suggest
+from limner.game import Losses, MicroBatch, Moment
 from limner.settings import MethodSettings
 from limner.tasks import PictureShape, TaskName
-
-Losses = dict[str, Tensor]
-"""Every term of one step by name: scalar tensors, detached, still on the device."""
-
-
-BatchT = TypeVar("BatchT")
-
-
-@dataclass(frozen=True)
-class MicroBatch(Generic[BatchT]):
-    """The part of a batch that is computed at once, with the randomness that belongs to it and to nothing else.
-
-    Normally it is the whole batch. It is a part where memory does not hold all (gradient accumulation), and where
-    several processes share the work; since it is the same whoever computes it, so is the result.
-    """
-
-    batch: BatchT
-    rng: Generator
-    """On the method's device, seeded from the run's seed, the step and the part."""
-
-
-@dataclass(frozen=True)
-class Moment:
-    """Where in the run a step stands. All that a schedule or an interval needs, so that neither has a state to save."""
-
-    step: int
-    images_seen: int
-    total_images: int
-    rollbacks: int = 0
-    """How often the guard has gone back to an earlier checkpoint."""
-
-    @property
-    def progress(self) -> float:
-        """Share of the run that is over, in [0, 1]."""
-        return self.images_seen / self.total_images
-
-    @property
-    def caution(self) -> float:
-        """What penalties are multiplied by: twice as much after each time the guard went back."""
-        return float(2**self.rollbacks)
 
 
 class TrainingMethod(Protocol):
@@ -77,14 +37,8 @@ class TrainingMethod(Protocol):
     def product_inputs(self, batch: Any, rng: Generator) -> dict[str, Tensor]:
         """The product's inputs by name for as many results as the batch has images: noise, or pictures to change."""
 
-    def realness(self, images: Tensor, batch: Any) -> Tensor:
-        """The discriminator's logits [N] of images [N, C, H, W] that stand for the batch's: real ones, or results."""
-
-
-def mean_terms(parts: Sequence[Losses]) -> Losses:
-    """Each term's mean over the micro-batches that have it."""
-    names = dict.fromkeys(name for part in parts for name in part)
-    return {name: torch.stack([part[name] for part in parts if name in part]).mean() for name in names}
+    def realness(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        """The discriminator's logits [N] of images [N, C, H, W], real ones or results, of classes [N]."""
 
 
 @dataclass(frozen=True)
