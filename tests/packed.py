@@ -5,8 +5,8 @@ import numpy as np
 from limner.packing import DomainRecord, ImageRecord, Manifest, PackedDataset, SplitWriter
 
 
-def pack(folder, domains, *, classes=()):
-    """The dataset of {domain: {split: (pictures uint8 [N, H, W, C], labels [N] or None)}}."""
+def pack(folder, domains, *, classes=(), task=None):
+    """The dataset of {domain: {split: (pictures uint8 [N, H, W, C], labels [N] or None)}}; two domains are unpaired."""
     folder.mkdir(parents=True)
     first = next(iter(next(iter(domains.values())).values()))[0]
     image = ImageRecord(height=first.shape[1], width=first.shape[2], channels=first.shape[3])
@@ -23,6 +23,6 @@ def pack(folder, domains, *, classes=()):
         records[domain] = DomainRecord(
             classes=tuple(classes) if labelled else (), splits=splits, fingerprint="f", rejected={}, notes={}
         )
-    task = "pictures" if "pictures" in domains else "unpaired"
+    task = task or ("pictures" if "pictures" in domains else "unpaired")
     Manifest(schema_version=1, task=task, image=image, domains=records, settings={}, licence="").write(folder)
     return PackedDataset(folder)

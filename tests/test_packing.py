@@ -140,6 +140,23 @@ def test_two_domains_are_kept_apart(tmp_path):
     assert dataset.split("train", "source").count == 8
 
 
+def test_a_method_is_made_for_the_target_and_knows_the_classes_of_the_source(tmp_path):
+    labels = {"source": LABELS, "target": None}
+    domains = {name: write_domain(tmp_path, domain=name, labels=labels[name]) for name in labels}
+    write_manifest(tmp_path, domains, task="paired")
+    dataset = PackedDataset(tmp_path)
+    assert dataset.shape() == PictureShape(channels=3, height=4, width=6, classes=0, source_classes=3)
+    assert dataset.shape("source") == PictureShape(channels=3, height=4, width=6, classes=3)
+    assert (dataset.classes(), dataset.classes("source")) == ((), ("a", "b", "c"))
+
+
+def test_pairs_with_unequal_counts_are_refused(tmp_path):
+    domains = {name: write_domain(tmp_path, domain=name, validation=n) for name, n in (("source", 2), ("target", 5))}
+    write_manifest(tmp_path, domains, task="paired")
+    with pytest.raises(LimnerError, match=r"manifest\.json is damaged\.\nA picture has no partner"):
+        PackedDataset(tmp_path)
+
+
 # -- what is wrong is refused -----------------------------------------------------------------------------------------
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from limner.errors import LimnerError
 from limner.params import Catalog, validate
@@ -15,7 +15,28 @@ from limner.settings import MethodSettings, Settings
 numbers = st.floats(-1e12, 1e12)
 shares = st.floats(1e-6, 1)
 progresses = st.floats(0, 1)
-ramps = st.builds(Ramp, start=numbers, end=numbers, share=shares, shape=st.sampled_from(["cosine", "linear"]))
+ramps = st.builds(
+    Ramp,
+    start=numbers,
+    end=numbers,
+    share=st.floats(0.5, 1),
+    hold=st.floats(0, 0.499),
+    shape=st.sampled_from(["cosine", "linear"]),
+)
+
+
+@pytest.mark.parametrize(
+    ("progress", "expected"),
+    [(0.0, 2e-4), (0.25, 2e-4), (0.5, 2e-4), (0.75, 1.01e-4), (1.0, 2e-6)],  # half-way down: the mean of both ends
+)
+def test_a_ramp_may_wait_before_it_moves(progress, expected):
+    ramp = Ramp(start=2e-4, end=2e-6, hold=0.5, shape="linear")
+    assert value_at(ramp, progress) == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_ramp_that_waits_until_it_should_have_ended_is_refused():
+    with pytest.raises(ValidationError, match="hold has to be below share"):
+        Ramp(start=1.0, end=0.0, hold=0.5, share=0.5)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +116,7 @@ def test_a_number_or_a_ramp_may_stand_where_a_schedule_is_asked_for():
 def test_a_ramp_survives_the_json_that_travels(recwarn):
     catalog = read(gamma={"start": 1, "end": 0.5})
     text = catalog.to_json("m")
-    assert '"gamma": {"end": 0.5, "shape": "cosine", "share": 1.0, "start": 1.0}' in text
+    assert '"gamma": {"end": 0.5, "hold": 0.0, "shape": "cosine", "share": 1.0, "start": 1.0}' in text
     assert not recwarn.list
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -64,3 +65,12 @@ def one_set_of_statistics(network: nn.Module, parts: Sequence[T]) -> Iterator[T]
     for buffer, mean in zip(measured, means, strict=True):
         # Past autograd: a batch may have its backward still before it, which in training mode needs no statistics.
         buffer.data.copy_(mean)
+
+
+@contextmanager
+def unchanged_statistics(network: nn.Module) -> Iterator[None]:
+    """What the network's layers learn from batches inside does not count: afterwards their buffers are as before."""
+    before = [buffer.clone() for buffer in network.buffers()]
+    yield
+    for buffer, value in zip(network.buffers(), before, strict=True):
+        buffer.copy_(value)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
-from limner.data import showcase
+from limner.data import showcase_batch
 from limner.guard import DIVERSITY, MEMORISED
 from limner.methods import TrainingMethod
 from limner.packing import PackedDataset
@@ -21,10 +23,12 @@ class HealthCheck:
     def __init__(self, method: TrainingMethod, packed: PackedDataset, *, seed: int, device: torch.device) -> None:
         self._method = method
         self._seed = seed
-        self._train = showcase(packed.split("train"), count=PICTURES, device=device)
-        held_out = packed.split("validation")
-        self._held_out = showcase(held_out, count=PICTURES, device=device) if held_out.count else None
-        self._spread = spread(self._train.images, self._train.labels)
+        look = partial(showcase_batch, packed, task=method.task, count=PICTURES, device=device)
+        self._train = look(split="train")
+        held_out = all(packed.split("validation", domain).count for domain in packed.domains)
+        self._held_out = look(split="validation") if held_out else None
+        self._device = device
+        self._spread = spread(self._train.real.images, self._train.real.labels)
 
     @torch.no_grad()
     def __call__(self, product: nn.Module) -> dict[str, float]:
@@ -35,20 +39,14 @@ class HealthCheck:
         held-out pictures are as good as generated ones. Equation 1 of arXiv:2006.06676. Left out while the
         discriminator hardly tells real from generated ones: the quotient is chance then.
         """
-        rng = generator(self._seed, "health", device=self._train.images.device)
+        rng = generator(self._seed, "health", device=self._device)
         results = product(**self._method.product_inputs(self._train, rng))
-        signs = {DIVERSITY: spread(results, self._train.labels) / (self._spread + TINY)}
+        signs = {DIVERSITY: spread(results, self._train.asked) / (self._spread + TINY)}
         if self._held_out is not None:
             networks = self._method.networks
             networks.eval()
-            real, fake, held_out = (
-                self._method.realness(images, labels)
-                for images, labels in (
-                    (self._train.real.images, self._train.real.labels),
-                    (results, self._train.asked),
-                    (self._held_out.real.images, self._held_out.real.labels),
-                )
-            )
+            real, held_out = self._method.realness(self._train), self._method.realness(self._held_out)
+            fake = self._method.realness(self._train, results)
             networks.train()
             signs["logit/held_out"] = held_out.mean()
             gap = real.mean() - fake.mean()

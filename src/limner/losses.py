@@ -1,6 +1,7 @@
-"""Adversarial losses: logits of the discriminator -> a scalar to minimise.
+"""Losses: adversarial ones first, then those of translation; each a scalar to minimise.
 
-Logits are float tensors [N], larger for "real". With C the discriminator's logit, x real and G(z) fake:
+Logits are float tensors [N], or [N, P] of a discriminator that judges P patches, larger for "real". With C the
+discriminator's logit, x real and G(z) fake:
 
     name             discriminator minimises                            generator minimises
     bce              E softplus(-C(x)) + E softplus(C(G(z)))            E softplus(-C(G(z)))
@@ -10,12 +11,14 @@ Logits are float tensors [N], larger for "real". With C the discriminator's logi
     wgan             E C(G(z)) - E C(x)                                 -E C(G(z))
     rpgan            E softplus(C(G(z)) - C(x))                         E softplus(C(x) - C(G(z)))
 
+Each E is a mean over pictures and patches; a relativistic loss pairs patch p of a fake with patch p of a real.
+
 Beside them stands LeCam regularisation, a penalty on logits rather than on gradients.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -91,7 +94,7 @@ def relativistic_generator_loss(real: Tensor, fake: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class AdversarialLoss:
-    """Both players' losses; each takes real and fake logits [N]."""
+    """Both players' losses; each takes real and fake logits [N] or [N, P]."""
 
     discriminator: Callable[[Tensor, Tensor], Tensor]
     generator: Callable[[Tensor, Tensor], Tensor]
@@ -144,7 +147,7 @@ class LogitAnchors(nn.Module):
 
     @torch.no_grad()
     def update(self, real_logits: Tensor, fake_logits: Tensor, *, decay: float) -> None:
-        """Takes one batch of logits [N] in, without waiting for the device. `decay` in [0, 1); 0.99 in the paper.
+        """Takes one batch of logits [N] or [N, P] in, without waiting for the device. `decay` in [0, 1); paper: 0.99.
 
         A batch with a logit that is not finite is left out: its step is skipped too, and it must not stay for ever.
         """
@@ -155,3 +158,84 @@ class LogitAnchors(nn.Module):
         for anchor, mean in ((self.real, real), (self.fake, fake)):
             anchor.copy_(torch.where(usable, anchor + share * (mean - anchor), anchor))
         self._weight.copy_(torch.where(usable, weight, self._weight))
+
+
+# -- translation ------------------------------------------------------------------------------------------------------
+
+
+def cycle_loss(returned: Tensor, images: Tensor) -> Tensor:
+    """E |F(G(x)) - x|: there and back again is where one was. CycleGAN, arXiv:1703.10593, equation 2, one direction.
+
+    `returned` and `images` are [N, C, H, W]; the mean is over pixels, so that the paper's factor of 10 fits any size.
+    """
+    return F.l1_loss(returned, images)
+
+
+def identity_loss(translated: Tensor, images: Tensor) -> Tensor:
+    """E |G(y) - y| for y of the target: what has the style already stays. CycleGAN, arXiv:1703.10593, section 5.2."""
+    return F.l1_loss(translated, images)
+
+
+def reconstruction_loss(translated: Tensor, truth: Tensor) -> Tensor:
+    """E |y - G(x)| for a pair (x, y). pix2pix, arXiv:1611.07004, equation 3, there with a factor of 100."""
+    return F.l1_loss(translated, truth)
+
+
+def patch_nce_loss(
+    query: Tensor,
+    key: Tensor,
+    *,
+    temperature: float = 0.07,
+    negatives: Literal["image", "batch"] = "image",
+    external: Tensor | None = None,
+) -> Tensor:
+    """Which of the source's patches a translated patch came from: cross-entropy, mean over N pictures and P patches.
+
+    CUT, arXiv:2007.15651, equation 3 with v of the `query`, v+ of the `key` at the same place and v- the `negatives`:
+
+        -log( exp(v . v+ / t) / (exp(v . v+ / t) + sum_n exp(v . v-_n / t)) )
+
+    `query` and `key` are unit vectors [N, P, D] of the translated pictures and of their sources. Negatives are the keys
+    at the P - 1 other places of the same picture, or with `batch` at the N P - 1 others of all pictures, whose logits
+    take (N P)^2 numbers; and besides them `external` unit vectors [M, D], if given. Gradients reach the query and the
+    external ones, never the key: it is detached here. In float32 under autocast too.
+    """
+    with torch.autocast(query.device.type, enabled=False):
+        query, key = query.float(), key.detach().float()
+        if negatives == "batch":
+            query, key = query.flatten(0, 1)[None], key.flatten(0, 1)[None]
+        logits = query @ key.transpose(1, 2)  # [N, P, P], the positive on the diagonal
+        truth = torch.arange(logits.shape[1], device=logits.device).expand(logits.shape[:2])
+        if external is not None:
+            logits = torch.cat([logits, query @ external.float().T], dim=2)
+        return F.cross_entropy(logits.flatten(0, 1) / temperature, truth.flatten())
+
+
+def flip_equivariance_loss(flipped: Sequence[Tensor], features: Sequence[Tensor]) -> Tensor:
+    """Mean over layers of E |flip(f(flip(x))) - f(x)|: a mirrored picture has mirrored features.
+
+    `flipped` are the features [N, C, H, W] of each layer for the pictures mirrored left to right, `features` those for
+    the pictures themselves. FastCUT (arXiv:2007.15651, appendix C.1) asks for the same by its data: it mirrors the
+    source at random and, before PatchNCE, mirrors the query's features back.
+    """
+    terms = [F.l1_loss(mirrored.flip(3), plain) for mirrored, plain in zip(flipped, features, strict=True)]
+    return torch.stack(terms).mean()
+
+
+def feature_consistency_loss(features: Sequence[Tensor], reference: Sequence[Tensor]) -> Tensor:
+    """Mean over layers of E (f(G(x)) - f(x))^2: the translation keeps what a recogniser sees in the source.
+
+    Feature reconstruction, arXiv:1603.08155, equation 2. Both are features of each layer, of one shape; the
+    `reference`, those of the source, is detached.
+    """
+    terms = [F.mse_loss(new, old.detach()) for new, old in zip(features, reference, strict=True)]
+    return torch.stack(terms).mean()
+
+
+def prediction_consistency_loss(logits: Tensor, truth: Tensor) -> Tensor:
+    """Cross-entropy of the class that is read from a translation, logits [N, K], to the one it should have.
+
+    The semantic consistency of CyCADA, arXiv:1711.03213, equation 4. `truth` are labels [N], or probabilities [N, K]
+    that a recogniser gave the source; they are detached.
+    """
+    return F.cross_entropy(logits.float(), truth.detach())

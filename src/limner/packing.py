@@ -185,13 +185,22 @@ class PackedDataset:
         """("pictures",), or ("source", "target")."""
         return tuple(self.manifest.domains)
 
-    def shape(self, domain: str = "pictures") -> PictureShape:
-        """What one picture looks like, and how many classes there are."""
-        image = self.manifest.image
-        return PictureShape(image.channels, image.height, image.width, len(self._domain(domain).classes))
+    def shape(self, domain: str | None = None) -> PictureShape:
+        """What one picture of a domain looks like, and how many classes there are.
 
-    def classes(self, domain: str = "pictures") -> tuple[str, ...]:
-        """The names of the classes; a label is an index into them. Empty where there are no labels."""
+        Without a domain, what a method is made for: `pictures`, or the target with the source's classes beside it.
+        """
+        image = self.manifest.image
+        source_classes = len(self.classes("source")) if domain is None and "source" in self.domains else 0
+        return PictureShape(image.channels, image.height, image.width, len(self.classes(domain)), source_classes)
+
+    def classes(self, domain: str | None = None) -> tuple[str, ...]:
+        """The names of the classes; a label is an index into them. Empty where there are no labels.
+
+        Without a domain those of `pictures`, or of the target.
+        """
+        if domain is None:
+            domain = "target" if "target" in self.domains else "pictures"
         return self._domain(domain).classes
 
     def split(self, name: SplitName, domain: str = "pictures") -> Split:
@@ -212,7 +221,7 @@ class Split:
         self.labels: NDArray[np.int64] | None = None
         if record.labels is not None:
             self.labels = np.load(path / record.labels.file, allow_pickle=False)
-        self._shape = (image.height, image.width, image.channels)
+        self.shape = (image.height, image.width, image.channels)
         self._ends = np.cumsum([shard.count for shard in record.shards], dtype=np.int64)
         self._files = [path / shard.file for shard in record.shards]
         self._counts = [shard.count for shard in record.shards]
@@ -224,7 +233,7 @@ class Split:
         wanted = np.asarray(indices, dtype=np.int64)
         if wanted.size and (wanted.min() < 0 or wanted.max() >= self.count):
             raise IndexError(f"indices go from {wanted.min()} to {wanted.max()}, but there are {self.count} pictures")
-        result = np.empty((len(wanted), *self._shape), dtype=np.uint8)
+        result = np.empty((len(wanted), *self.shape), dtype=np.uint8)
         shard_of = np.searchsorted(self._ends, wanted, side="right")
         for shard in np.unique(shard_of):
             here = shard_of == shard
@@ -233,7 +242,7 @@ class Split:
         return result
 
     def _open(self, shard: int) -> NDArray[np.uint8]:
-        return np.memmap(self._files[shard], dtype=np.uint8, mode="r", shape=(self._counts[shard], *self._shape))
+        return np.memmap(self._files[shard], dtype=np.uint8, mode="r", shape=(self._counts[shard], *self.shape))
 
 
 def _read_manifest(path: Path) -> bytes:
@@ -261,6 +270,9 @@ def _parse_manifest(content: bytes, path: Path) -> Manifest:
     whole = all(set(domain.splits) == set(get_args(SplitName)) for domain in manifest.domains.values())
     if set(manifest.domains) != domains or not whole:
         raise LimnerError(f"{path / MANIFEST} is damaged.", why="A domain or a split is missing.", fix=PREPARE_AGAIN)
+    counts = {tuple(split.count for _, split in sorted(domain.splits.items())) for domain in manifest.domains.values()}
+    if manifest.task == "paired" and len(counts) > 1:
+        raise LimnerError(f"{path / MANIFEST} is damaged.", why="A picture has no partner.", fix=PREPARE_AGAIN)
     return manifest
 
 

@@ -12,30 +12,40 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter
+from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter, model_validator
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from limner.strict import Settings
 
 
 class Ramp(Settings):
-    """A value that moves from `start` to `end` and stays there. R3GAN (arXiv:2501.05441) ramps along cosines."""
+    """A value that moves from `start` to `end` and stays there. R3GAN (arXiv:2501.05441) ramps along cosines.
+
+    CycleGAN and CUT hold their learning rate for half of the run: `{start: 2e-4, end: 2e-6, hold: 0.5, shape: linear}`.
+    """
 
     start: float = Field(description="value at the beginning of the run")
     end: float = Field(description="value once `share` of the run is over")
     share: float = Field(1.0, gt=0, le=1, description="share of the run over which the value moves")
+    hold: float = Field(0.0, ge=0, lt=1, description="share of the run before it begins to move")
     shape: Literal["cosine", "linear"] = Field("cosine", description="cosine: slow at both ends")
+
+    @model_validator(mode="after")
+    def _refuse_hold_after_end(self) -> Ramp:
+        if self.hold >= self.share:
+            raise PydanticCustomError("hold", "hold has to be below share: it would never move")
+        return self
 
 
 def value_at(schedule: float | Ramp, progress: float) -> float:
     """The value at a progress in [0, 1].
 
-    With t = min(progress / share, 1), the value is start + (end - start) w, where w = t for a linear ramp and
+    With t = (progress - hold) / (share - hold), kept in [0, 1], the value is start + (end - start) w, where w = t for a linear ramp and
     w = (1 - cos(pi t)) / 2 for a cosine. Both ends are met exactly, and no value lies outside them.
     """
     if not isinstance(schedule, Ramp):
         return schedule
-    t = min(progress / schedule.share, 1.0)
+    t = min(max(progress - schedule.hold, 0.0) / (schedule.share - schedule.hold), 1.0)
     weight = (1 - math.cos(math.pi * t)) / 2 if schedule.shape == "cosine" else t
     value = schedule.start * (1 - weight) + schedule.end * weight
     low, high = sorted((schedule.start, schedule.end))

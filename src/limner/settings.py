@@ -7,13 +7,24 @@ from __future__ import annotations
 
 from typing import Annotated, Generic, Literal, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from limner.errors import suggest
 from limner.schedules import NonNegativeSchedule
 from limner.strict import Settings
 
 # -- datasets ---------------------------------------------------------------------------------------------------------
+
+# Named one by one: the same folder holds symbol fonts whose digits are missing, tiny or not digits at all.
+FONTS = (
+    *("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-BoldOblique", "DejaVuSans-Oblique"),
+    *("DejaVuSansMono", "DejaVuSansMono-Bold", "DejaVuSansMono-BoldOblique", "DejaVuSansMono-Oblique"),
+    *("DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSerif-BoldItalic", "DejaVuSerif-Italic"),
+    *("STIXGeneral", "STIXGeneralBol", "STIXGeneralBolIta", "STIXGeneralItalic"),
+    *("cmb10", "cmr10", "cmss10", "cmti10", "cmtt10"),
+)
+"""Fonts inside the `matplotlib` package that have digits."""
 
 
 class Mnist5k(Settings):
@@ -23,11 +34,45 @@ class Mnist5k(Settings):
 
 
 class PrintedDigits(Settings):
-    """Digits drawn with the fonts inside the `matplotlib` package: random font, size, slant and weight; 28x28 grey."""
+    """Digits drawn with the fonts inside the `matplotlib` package: random font, size, slant and weight; 28x28 grey.
+
+    The fonts choose nothing but the font: with the same seed, picture i is the same digit of the same height, slant and
+    place in any fonts, and as heavy as its font allows. So one font and another are true pairs, with `kind: paired`.
+    """
 
     kind: Literal["printed-digits"]
     count: int = Field(5000, ge=10, description="pictures to draw, the ten classes in turn")
     seed: int = Field(0, ge=0)
+    fonts: list[str] = Field([], description="fonts to train on, each as often; empty: all but `held_out_fonts`")
+    held_out_fonts: list[str] = Field(
+        [],
+        description="fonts, as frequent as the others, whose pictures become the validation split, whatever share "
+        "`validation` asks for; with 0 they are left out",
+    )
+
+    @field_validator("fonts", "held_out_fonts")
+    @classmethod
+    def _refuse_unknown_fonts(cls, fonts: list[str]) -> list[str]:
+        for font in fonts:
+            if font not in FONTS:
+                raise PydanticCustomError(
+                    "unknown_font",
+                    "there is no font {font}. {known}",
+                    {"font": repr(font), "known": suggest(font, FONTS)},
+                )
+        return sorted(set(fonts))
+
+    @field_validator("held_out_fonts")
+    @classmethod
+    def _refuse_nothing_to_train_on(cls, held_out: list[str], others: ValidationInfo) -> list[str]:
+        both = sorted(set(held_out) & set(others.data.get("fonts", [])))
+        if both:
+            raise PydanticCustomError(
+                "font_in_both", "{font} is in `fonts` too: it is either trained on or held out", {"font": repr(both[0])}
+            )
+        if set(held_out) == set(FONTS):
+            raise PydanticCustomError("no_font_left", "all fonts are held out: none is left to train on")
+        return held_out
 
 
 class Folder(Settings):
@@ -54,7 +99,8 @@ class Cifar10(Settings):
     path: str
 
 
-OneDomain = Annotated[Mnist5k | PrintedDigits | Folder | ClassFolders | Cifar10, Field(discriminator="kind")]
+_Set = Mnist5k | PrintedDigits | Folder | ClassFolders | Cifar10
+OneDomain = Annotated[_Set, Field(discriminator="kind")]
 
 
 class Unpaired(Settings):
@@ -65,7 +111,27 @@ class Unpaired(Settings):
     target: OneDomain
 
 
-Source = Annotated[Mnist5k | PrintedDigits | Folder | ClassFolders | Cifar10 | Unpaired, Field(discriminator="kind")]
+class Paired(Settings):
+    """Two sets of pictures, each of which has the partner of the same name: for paired style transfer.
+
+    A name is the path below the folder, or below what all pictures of an archive have in common, without the extension;
+    of several folders the first goes with the first, and so on. What has no partner is set aside.
+    """
+
+    kind: Literal["paired"]
+    source: OneDomain
+    target: OneDomain
+
+
+class SideBySide(Settings):
+    """Pairs of which one file holds both pictures, side by side and equally wide, as pix2pix has them."""
+
+    kind: Literal["side-by-side"]
+    path: str | list[str] = Field(description="one folder or archive, or a list of them")
+    source_on: Literal["left", "right"] = Field("left", description="which half is the picture to be translated")
+
+
+Source = Annotated[_Set | Unpaired | Paired | SideBySide, Field(discriminator="kind")]
 
 
 class ImageSettings(Settings):
@@ -150,6 +216,9 @@ class TrainSettings(Settings):
     keep_checkpoints: int = Field(2, ge=1)
     augment_pixels: int = Field(0, ge=0, description="random shift of real images before training, pixels")
     mirror: bool = Field(False, description="random left-right flip of real images")
+    crop: int = Field(
+        0, ge=0, description="side of the random square that is cut out of each image of a translation; 0: the whole"
+    )
     guard: GuardSettings = GuardSettings()
     stop_early: StopEarlySettings = StopEarlySettings()
 

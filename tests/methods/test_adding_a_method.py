@@ -91,8 +91,8 @@ class Method:
     def product_inputs(self, batch, rng):
         return {"latent": torch.randn(len(batch.images), self._latent, generator=rng, device=batch.images.device)}
 
-    def realness(self, images, labels):
-        return self.networks["critic"](images)
+    def realness(self, batch, results=None):
+        return self.networks["critic"](batch.images if results is None else results)
 '''
 
 

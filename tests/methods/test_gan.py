@@ -38,6 +38,8 @@ DISCRIMINATORS = {
     "dense": {"widths": [32, 16]},
     "sngan": {"width": 8},
     "r3gan": {"widths": [16, 8, 8], "blocks": 1},
+    "patch": {"width": 8, "layers": 1, "norm": "none"},
+    "multiscale": {"width": 8, "layers": 1, "norm": "none"},
 }
 PENALTIES = {
     "none": {},
@@ -224,7 +226,7 @@ def test_r1_and_r2_are_the_penalties_at_the_real_and_at_the_fake_pictures(judged
     expected = {}
     for name, images in (("penalty/r1", BATCH.images.clone()), ("penalty/r2", fake)):
         images.requires_grad_()
-        expected[name] = zero_centred_gradient_penalty(method.realness(images, BATCH.labels), images).item()
+        expected[name] = zero_centred_gradient_penalty(method.realness(BATCH, images), images).item()
     told = step(method)
     assert {name: told[name].item() for name in expected} == pytest.approx(expected, rel=1e-4)
 
@@ -348,7 +350,7 @@ def test_lecam_is_in_the_loss_that_is_told():
         method.networks["anchors"].real.fill_(3.0)
         method.networks["anchors"].fake.fill_(-3.0)
         fake, _ = fakes(method)
-        real_logits, fake_logits = method.realness(BATCH.images, BATCH.labels), method.realness(fake, BATCH.labels)
+        real_logits, fake_logits = method.realness(BATCH), method.realness(BATCH, fake)
     lecam = (real_logits + 3).relu().square().mean() + (3 - fake_logits).relu().square().mean()
     expected = ADVERSARIAL["hinge"].discriminator(real_logits, fake_logits) + 5 * lecam
     assert step(method)["loss/discriminator"].item() == pytest.approx(expected.item(), rel=1e-5)
@@ -428,7 +430,7 @@ def test_the_generators_gradient_goes_through_the_augmentation():
 def test_penalties_are_taken_at_what_the_discriminator_sees():
     method, _, _ = augmented(penalties={"r1": 1.0, "r2": 1.0}, judged_by="dcgan")
     halved = (BATCH.images / 2).requires_grad_()
-    expected = zero_centred_gradient_penalty(method.realness(halved, BATCH.labels), halved).item()
+    expected = zero_centred_gradient_penalty(method.realness(BATCH, halved), halved).item()
     assert step(method)["penalty/r1"].item() == pytest.approx(expected, rel=1e-4)
 
 
@@ -438,7 +440,7 @@ def test_the_controller_observes_the_signs_of_real_logits_or_of_their_lead(loss,
     method, halving, _ = augmented(loss=loss, penalties=penalties)
     with torch.no_grad():
         fake, _ = fakes(method)
-        real_logits, fake_logits = (method.realness(images / 2, BATCH.labels) for images in (BATCH.images, fake))
+        real_logits, fake_logits = (method.realness(BATCH, images / 2) for images in (BATCH.images, fake))
     expected = torch.sign(real_logits if loss == "bce" else real_logits - fake_logits)
     told = step(method)
     assert torch.equal(*halving.observed, expected)
@@ -553,16 +555,16 @@ def test_a_conditional_gan_on_unlabelled_pictures_is_unconditional():
 def test_realness_is_the_discriminators_own_logit_and_nothing_is_augmented():
     method, halving, _ = augmented()
     expected = method.networks["discriminator"](BATCH.images, BATCH.labels)
-    assert torch.equal(method.realness(BATCH.images, BATCH.labels), expected)
+    assert torch.equal(method.realness(BATCH), expected)
     other = Pictures(BATCH.images, (BATCH.labels + 1) % 3)
-    assert not torch.equal(method.realness(BATCH.images, other.labels), expected)
+    assert not torch.equal(method.realness(other), expected)
     assert not halving.shown
 
 
 def test_realness_of_an_unconditional_gan_does_not_depend_on_the_labels():
     method = build(conditional=False)
     other = Pictures(BATCH.images, (BATCH.labels + 1) % 3)
-    assert torch.equal(method.realness(BATCH.images, BATCH.labels), method.realness(BATCH.images, other.labels))
+    assert torch.equal(method.realness(BATCH), method.realness(other))
 
 
 def test_probabilities_of_being_real_are_told_where_the_loss_defines_them():

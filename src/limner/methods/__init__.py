@@ -37,8 +37,8 @@ class TrainingMethod(Protocol):
     def product_inputs(self, batch: Any, rng: Generator) -> dict[str, Tensor]:
         """The product's inputs by name for as many results as the batch has images: noise, or pictures to change."""
 
-    def realness(self, images: Tensor, labels: Tensor | None) -> Tensor:
-        """The discriminator's logits [N] of images [N, C, H, W], real ones or results, of classes [N]."""
+    def realness(self, batch: Any, results: Tensor | None = None) -> Tensor:
+        """The discriminator's logits [N]: of results [N, C, H, W] for the batch, or of its real images."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from limner.adversary import AdversarialSettings, Adversary, Duel, PenaltySettings
-from limner.averaging import one_set_of_statistics
+from limner.averaging import one_set_of_statistics, unchanged_statistics
 from limner.game import Losses, MicroBatch, Moment, mean_terms
 from limner.networks import GeneratorSettings, build_generator, dcgan
 from limner.optimise import AdamSettings, OptimizerSettings, build_optimizer, descend
@@ -83,9 +83,9 @@ class Method:
         labels = self._adversary.labels(batch.labels)
         return {"latent": latent} if labels is None else {"latent": latent, "labels": labels}
 
-    def realness(self, images: Tensor, labels: Tensor | None) -> Tensor:
+    def realness(self, batch: Pictures, results: Tensor | None = None) -> Tensor:
         """The discriminator's logits [N], nothing augmented."""
-        return self._adversary.realness(images, labels)
+        return self._adversary.realness(batch.images if results is None else results, batch.labels)
 
     def _begin(self, part: MicroBatch[Pictures], moment: Moment) -> _Part:
         inputs = self.product_inputs(part.batch, part.rng)
@@ -95,14 +95,12 @@ class Method:
 
     def _move_generator(self, parts: list[_Part], moment: Moment) -> Losses:
         told: list[Losses] = []
-        before = [buffer.clone() for buffer in self._generator.buffers()]
-        moved = descend(
-            (self._pull_generator(part, moment, told=told) for part in self._adversary.on_trial(parts)),
-            self.optimizers["generator"],
-            player="generator",
-        )
-        for buffer, value in zip(self._generator.buffers(), before, strict=True):
-            buffer.copy_(value)  # where fakes were made a second time, they do not count a second time
+        with unchanged_statistics(self._generator):  # where fakes are made a second time, they do not count again
+            moved = descend(
+                (self._pull_generator(part, moment, told=told) for part in self._adversary.on_trial(parts)),
+                self.optimizers["generator"],
+                player="generator",
+            )
         return mean_terms(told) | moved
 
     def _pull_generator(self, part: _Part, moment: Moment, *, told: list[Losses]) -> Tensor:

@@ -19,7 +19,7 @@ from torch import nn
 from limner import __version__, distributed
 from limner.averaging import Average
 from limner.checkpoint import Checkpoints, flat
-from limner.data import Augmentation, PictureBatches, judged_batches, refuse_other_task, showcase
+from limner.data import Augmentation, judged_batches, open_batches, refuse_other_task, showcase_batch
 from limner.errors import LimnerError
 from limner.evaluation import QuickJudge
 from limner.health import HealthCheck
@@ -207,21 +207,21 @@ def assemble(  # noqa: PLR0913 - it is where all of them meet
     """Everything that the loop works with. Who does not write takes part in the steps alone, and judges nothing."""
     train_settings = settings.train
     device = next(method.networks.parameters()).device
-    split = packed.split("train")
     (place / "samples").mkdir(exist_ok=True)
-    examples = showcase(split, count=GRID_PICTURES, device=device)
+    examples = showcase_batch(packed, task=method.task, split="train", count=GRID_PICTURES, device=device)
     average = Average(
         method.product(),
         half_life_kimg=train_settings.ema_half_life_kimg,
         ramp=train_settings.ema_ramp,
         total_images=round(train_settings.kimg * 1000),
     )
-    batches = PictureBatches(
-        split,
+    batches = open_batches(
+        packed,
+        task=method.task,
         batch=train_settings.batch,
         seed=train_settings.seed,
         device=device,
-        augmentation=Augmentation(train_settings.augment_pixels, train_settings.mirror),
+        augmentation=Augmentation(train_settings.augment_pixels, train_settings.mirror, train_settings.crop),
     )
     if train_settings.compile:
         part = batches.at(0, parts=train_settings.batch // (train_settings.micro_batch or train_settings.batch))
