@@ -97,7 +97,8 @@ def test_r_v_is_the_formula_of_the_paper(packed):
     method = gan()
     levels = {}
 
-    def realness(images, batch):
+    def realness(batch, results=None):
+        images = batch.images if results is None else results
         name = {PICTURES: "train", 12: "held out"}[len(images)]
         name = "generated" if torch.equal(images, fake) else name
         logits = torch.full((len(images),), {"train": 5.0, "held out": 2.0, "generated": 1.0}[name])
@@ -116,7 +117,7 @@ def test_held_out_pictures_are_judged_with_their_own_labels(packed):
     method, seen = gan(), []
     method.networks["discriminator"].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1].tolist()))
     check(method, packed)
-    assert seen == [[i % 3 for i in range(count)] for count in (PICTURES, PICTURES, 12)]
+    assert seen == [[i % 3 for i in range(count)] for count in (PICTURES, 12, PICTURES)]
 
 
 def test_without_held_out_pictures_there_is_no_r_v(tmp_path):
@@ -132,7 +133,7 @@ def test_pictures_without_labels_are_looked_at_too(tmp_path):
 
 def test_r_v_is_left_out_where_real_and_generated_pictures_are_not_told_apart(packed):
     method = gan()
-    method.realness = lambda images, batch: torch.linspace(-1, 1, len(images))
+    method.realness = lambda batch, results=None: torch.linspace(-1, 1, len(batch.images))
     assert check(method, packed).keys() == {DIVERSITY, "logit/held_out"}
 
 
@@ -140,6 +141,34 @@ def test_a_figure_that_is_not_finite_is_left_out(packed):
     method = gan()
     broken = Fixed(torch.full((PICTURES, 1, 16, 16), float("nan")))
     assert check(method, packed, product=broken).keys() == {"logit/held_out"}
+
+
+def translator(packed, **params):
+    loaded = load_method("fastcut")
+    small = {"generator": {"width": 4, "blocks": 1}, "discriminator": {"name": "dcgan", "width": 8}}
+    return loaded.build(loaded.params.model_validate({"name": "fastcut"} | small | params), packed.shape())
+
+
+def test_translations_are_compared_with_the_target(tmp_path):
+    parts = {"train": random_pictures(48, seed=0), "validation": random_pictures(12, seed=1)}
+    flat = {"train": (np.full((9, 16, 16, 1), 7, np.uint8), np.arange(9) % 3), "validation": random_pictures(3, seed=2)}
+    packed = pack(tmp_path / "sides", {"source": flat, "target": parts}, classes=CLASSES)
+    method, varied = translator(packed), torch.from_numpy(parts["train"][0][:9]).permute(0, 3, 1, 2) / 127.5 - 1
+    method.product_inputs = lambda batch, rng: {"input": batch.source.images}
+    assert check(method, packed, product=nn.Identity())[DIVERSITY] == 0, "the sources are all alike"
+    method.product_inputs = lambda batch, rng: {"latent": None}
+    assert check(method, packed, product=Fixed(varied))[DIVERSITY] == pytest.approx(1, abs=0.1), "the targets vary"
+
+
+def test_where_training_sees_squares_the_discriminator_is_asked_about_squares(tmp_path):
+    parts = {"train": random_pictures(8, seed=0), "validation": random_pictures(8, seed=1)}
+    packed = pack(tmp_path / "sides", {"source": parts, "target": parts}, classes=CLASSES)
+    method, seen = translator(packed), []
+    method.networks["discriminator"].forward = lambda images, labels: (
+        seen.append(images.shape) or images.mean((1, 2, 3))
+    )
+    HealthCheck(method, packed, seed=0, crop=12, device=CPU)(method.product().eval())
+    assert seen == [(8, 1, 12, 12)] * 3
 
 
 @pytest.mark.parametrize("judged_by", ["sngan", "dcgan"])

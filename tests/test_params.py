@@ -7,7 +7,7 @@ from pydantic import Field
 
 from limner.errors import LimnerError
 from limner.params import Catalog, apply_overrides, read_yaml
-from limner.settings import MethodSettings, Mnist5k, Unpaired
+from limner.settings import FONTS, MethodSettings, Mnist5k, Unpaired
 
 
 class ToyParams(MethodSettings):
@@ -56,6 +56,48 @@ def test_an_entry_is_resolved_with_its_defaults():
             "datasets.digits.source={kind: unpaired, source: {kind: folder, path: 3}, target: {kind: mnist5k}}",
             r"datasets.digits.source.source.path = 3",
         ),
+        (
+            "datasets.digits.source={kind: paired, source: {kind: folder}, target: {kind: mnist5k}}",
+            r"datasets.digits.source.source.path is not right.\n.*required",
+        ),
+        (
+            "datasets.digits.source={kind: paired, source: {kind: mnist5k}}",
+            r"datasets.digits.source.target is not right.\n.*required",
+        ),
+        (
+            "datasets.digits.source={kind: paired, source: {kind: mnist5k}, target: {kind: fodler, path: x}}",
+            r"datasets.digits.source.target is not right.\n.*'folder'",
+        ),
+        (
+            "datasets.digits.source={kind: paired, source: {kind: unpaired}, target: {kind: mnist5k}}",
+            r"datasets.digits.source.source is not right.\n.*'class-folders'",
+        ),
+        (
+            "datasets.digits.source={kind: paired, path: x, source: {kind: mnist5k}, target: {kind: mnist5k}}",
+            r"datasets.digits.source.* is not right.\n.*no key 'path' here.*source, target",
+        ),
+        ("datasets.digits.source={kind: side-by-side}", r"datasets.digits.source.path is not right.\n.*required"),
+        (
+            "datasets.digits.source={kind: side-by-side, path: x, source_on: top}",
+            r"datasets.digits.source.source_on = 'top' .*\n.*\nAllowed: string, one of left, right. It is: which half",
+        ),
+        (
+            "datasets.digits.source={kind: printed-digits, fonts: [DejaVuSan]}",
+            r"source.fonts = \['DejaVuSan'\] is not right.\nthere is no font 'DejaVuSan'. Did you mean 'DejaVuSans'\?",
+        ),
+        (
+            "datasets.digits.source={kind: printed-digits, held_out_fonts: [Arial]}",
+            r"source.held_out_fonts = \['Arial'\].*\n.*There is: DejaVuSans, .*cmtt10",
+        ),
+        (
+            "datasets.digits.source={kind: printed-digits, fonts: [cmr10, cmb10], held_out_fonts: [cmb10]}",
+            r"source.held_out_fonts = \['cmb10'\].*\n'cmb10' is in `fonts` too",
+        ),
+        (
+            "datasets.digits.source={kind: paired, source: {kind: printed-digits, fonts: x}, target: {kind: mnist5k}}",
+            r"datasets.digits.source.source.fonts = 'x' .*\n.*valid list\nAllowed: array. It is: fonts to train on",
+        ),
+        ("models.toy.train.crop=-1", r"train.crop = -1 .*\n.*\nAllowed: integer, >= 0"),
         ("datasets.digits.image.channels=2", r"image.channels = 2 .*\n.*\nAllowed: integer, one of 1, 3, 4"),
         ("modles={}", r"no top-level key 'modles'.\nDid you mean 'models'\?"),
     ],
@@ -114,6 +156,19 @@ def test_an_unpaired_source_has_two_sides():
     ).dataset("digits")
     assert isinstance(settings.source, Unpaired)
     assert isinstance(settings.source.target, Mnist5k)
+
+
+def test_fonts_are_a_set_whatever_order_they_are_written_in():
+    source = (
+        catalog("datasets.digits.source={kind: printed-digits, fonts: [cmr10, cmb10, cmr10]}").dataset("digits").source
+    )
+    assert source.fonts == ["cmb10", "cmr10"]
+
+
+def test_all_fonts_cannot_be_held_out():
+    held_out = ", ".join(FONTS)
+    with pytest.raises(LimnerError, match="none is left to train on"):
+        catalog(f"datasets.digits.source={{kind: printed-digits, held_out_fonts: [{held_out}]}}").dataset("digits")
 
 
 def test_a_missing_file_and_a_broken_one_are_told(tmp_path):

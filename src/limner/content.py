@@ -1,7 +1,7 @@
 """What a translation must keep: the class of the picture, where labels say which one that is.
 
 A small recogniser learns the classes beside the game from whichever side has labels, and the generator is asked that
-its results are read as what the source is: the semantic consistency of CyCADA (arXiv:1711.03213, equation 4). Where the
+its results are read as what the source is: the semantic consistency of CyCADA (arXiv:1711.03213). Where the
 source is labelled, that is its label; where only the target is, what the recogniser itself reads in the source. Where
 both are, a class-conditional discriminator says the same and more (`limner.adversary`), and this is rarely needed.
 """

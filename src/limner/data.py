@@ -232,10 +232,10 @@ def judged_batches(
     chosen = np.arange(source.count)
     if count < source.count:
         chosen = torch.randperm(source.count, generator=generator(seed, "judged"))[:count].numpy()
-    truth = chosen if dataset.task == "paired" else chosen % target.count
+    beside = chosen % target.count  # the partners, where there are as many as there are sources
     for start in range(0, len(chosen), JUDGED_AT_ONCE):
         here = slice(start, start + JUDGED_AT_ONCE)
-        sides = (_read(source, chosen[here], device), _read(target, truth[here], device))
+        sides = (_read(source, chosen[here], device), _read(target, beside[here], device))
         yield Pairs(*sides) if dataset.task == "paired" else UnpairedPictures(*sides)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -10,25 +10,39 @@ from torch import Tensor, nn
 from limner.data import showcase_batch
 from limner.guard import DIVERSITY, MEMORISED
 from limner.methods import TrainingMethod
-from limner.packing import PackedDataset
+from limner.packing import PackedDataset, SplitName
 from limner.randomness import generator
+from limner.tasks import Batch, Pictures
 
-PICTURES = 32
+PICTURES, FEWEST = 32, 8
+PIXELS = 2**19
+"""Pixels of them all: of large pictures fewer are looked at, or looking would take longer than learning."""
 TINY = 1e-8
 
 
 class HealthCheck:
     """Looks at few pictures, always the same real ones with always the same noise."""
 
-    def __init__(self, method: TrainingMethod, packed: PackedDataset, *, seed: int, device: torch.device) -> None:
+    def __init__(
+        self, method: TrainingMethod, packed: PackedDataset, *, seed: int, crop: int = 0, device: torch.device
+    ) -> None:
+        """`crop` is the side of the squares that the networks see in training; 0: whole pictures."""
         self._method = method
         self._seed = seed
-        look = partial(showcase_batch, packed, task=method.task, count=PICTURES, device=device)
-        self._train = look(split="train")
-        held_out = all(packed.split("validation", domain).count for domain in packed.domains)
-        self._held_out = look(split="validation") if held_out else None
         self._device = device
-        self._spread = spread(self._train.real.images, self._train.real.labels)
+        shape = packed.shape()
+        count = min(PICTURES, max(FEWEST, PIXELS // (crop**2 or shape.height * shape.width)))
+
+        def look(split: SplitName) -> Batch:
+            return _middle(showcase_batch(packed, task=method.task, split=split, count=count, device=device), crop)
+
+        self._train = look("train")
+        held_out = all(packed.split("validation", domain).count for domain in packed.domains)
+        self._held_out = look("validation") if held_out else None
+        real, self._labels = self._train.real, self._train.asked
+        if real.labels is None or self._labels is None:  # both by class, or neither
+            real, self._labels = Pictures(real.images), None
+        self._spread = spread(real.images, real.labels)
 
     @torch.no_grad()
     def __call__(self, product: nn.Module) -> dict[str, float]:
@@ -41,7 +55,7 @@ class HealthCheck:
         """
         rng = generator(self._seed, "health", device=self._device)
         results = product(**self._method.product_inputs(self._train, rng))
-        signs = {DIVERSITY: spread(results, self._train.asked) / (self._spread + TINY)}
+        signs = {DIVERSITY: spread(results, self._labels) / (self._spread + TINY)}
         if self._held_out is not None:
             networks = self._method.networks
             networks.eval()
@@ -54,6 +68,19 @@ class HealthCheck:
                 signs[MEMORISED] = (real.mean() - held_out.mean()) / gap
         # A figure that is not finite is no figure: the guard hears of it from the step itself.
         return {name: float(value) for name, value in signs.items() if torch.isfinite(value)}
+
+
+def _middle(batch: Batch, side: int) -> Batch:
+    """The batch with a square cut out of the middle of each picture; whole for a side of 0."""
+    if not side:
+        return batch
+    if isinstance(batch, Pictures):
+        top, left = ((length - side) // 2 for length in batch.images.shape[2:])
+        return Pictures(batch.images[:, :, top : top + side, left : left + side], batch.labels)
+    source, target = _middle(batch.source, side), _middle(batch.target, side)
+    assert isinstance(source, Pictures)
+    assert isinstance(target, Pictures)
+    return replace(batch, source=source, target=target)
 
 
 def spread(images: Tensor, labels: Tensor | None) -> Tensor:

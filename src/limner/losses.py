@@ -215,7 +215,7 @@ def flip_equivariance_loss(flipped: Sequence[Tensor], features: Sequence[Tensor]
     """Mean over layers of E |flip(f(flip(x))) - f(x)|: a mirrored picture has mirrored features.
 
     `flipped` are the features [N, C, H, W] of each layer for the pictures mirrored left to right, `features` those for
-    the pictures themselves. FastCUT (arXiv:2007.15651, appendix C.1) asks for the same by its data: it mirrors the
+    the pictures themselves. FastCUT (arXiv:2007.15651) asks for the same by its data: it mirrors the
     source at random and, before PatchNCE, mirrors the query's features back.
     """
     terms = [F.l1_loss(mirrored.flip(3), plain) for mirrored, plain in zip(flipped, features, strict=True)]
@@ -235,7 +235,7 @@ def feature_consistency_loss(features: Sequence[Tensor], reference: Sequence[Ten
 def prediction_consistency_loss(logits: Tensor, truth: Tensor) -> Tensor:
     """Cross-entropy of the class that is read from a translation, logits [N, K], to the one it should have.
 
-    The semantic consistency of CyCADA, arXiv:1711.03213, equation 4. `truth` are labels [N], or probabilities [N, K]
+    The semantic consistency of CyCADA, arXiv:1711.03213. `truth` are labels [N], or probabilities [N, K]
     that a recogniser gave the source; they are detached.
     """
     return F.cross_entropy(logits.float(), truth.detach())

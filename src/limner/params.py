@@ -125,7 +125,7 @@ def validate(schema: type[S], raw: Json, *, origin: str, at: tuple[str, ...]) ->
         problems = error.errors(include_url=False)
         first = problems[0]
         # A union puts its tag into the location ("source", "mnist5k", "path"), a key that is not in the file.
-        where = ".".join((*at, *_keys_in_file(raw, first["loc"])))
+        where = ".".join((*at, *_keys_in_file(raw, first["loc"], missing=first["type"] == "missing")))
         value = "" if isinstance(first["input"], Mapping) or first["type"] == "missing" else f" = {first['input']!r}"
         more = f" ({len(problems) - 1} more mistakes in this entry.)" if len(problems) > 1 else ""
         raise LimnerError(
@@ -133,10 +133,12 @@ def validate(schema: type[S], raw: Json, *, origin: str, at: tuple[str, ...]) ->
         ) from error
 
 
-def _keys_in_file(raw: Json, location: tuple[int | str, ...]) -> list[str]:
+def _keys_in_file(raw: Json, location: tuple[int | str, ...], *, missing: bool) -> list[str]:
     keys = []
     for position, key in enumerate(location):
-        in_file = isinstance(key, int) or (isinstance(raw, Mapping) and (key in raw or position == len(location) - 1))
+        in_file = isinstance(key, int) or (
+            isinstance(raw, Mapping) and (key in raw or (missing and position == len(location) - 1))
+        )
         if not in_file:  # the tag of a union: "str", "list[str]", "mnist5k"
             continue
         keys.append(str(key))

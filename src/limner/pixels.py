@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+
+GAP_SHARE, GAP_LEVEL = 8, 128
+"""Between two bands: so many times narrower than a picture, and how light it is."""
 
 
 def to_signed(pixels: Tensor) -> Tensor:
@@ -41,6 +45,23 @@ def grid(images: Tensor, *, columns: int) -> NDArray[np.uint8]:
     sheet = places.view(rows, columns, channels, height, width).permute(0, 3, 1, 4, 2)
     pixels: NDArray[np.uint8] = sheet.reshape(rows * height, columns * width, channels).cpu().numpy()
     return pixels
+
+
+def bands(layers: Sequence[Tensor], *, columns: int) -> NDArray[np.uint8]:
+    """One sheet of images that belong together, uint8 [N, C, H, W] each: a row of the first, below it of the second ...
+
+    With several layers a narrow gap parts one such band from the next. Raises ValueError as `grid` does.
+    """
+    if len(layers) == 1:
+        return grid(layers[0], columns=columns)
+    sheet: list[NDArray[np.uint8]] = []
+    for start in range(0, len(layers[0]), columns):
+        here = [layer[start : start + columns] for layer in layers]
+        blank = here[0].new_zeros(columns - len(here[0]), *here[0].shape[1:]) if start else here[0][:0]
+        strips = [grid(torch.cat([images, blank]), columns=columns) for images in here]
+        gap = np.full((max(2, layers[0].shape[2] // GAP_SHARE), *strips[0].shape[1:]), GAP_LEVEL, np.uint8)
+        sheet += [gap, *strips] if sheet else strips
+    return np.concatenate(sheet)
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:

@@ -318,3 +318,51 @@ def test_pillow_is_quiet_while_it_decodes_and_itself_again_afterwards(capsys):
             warnings.warn("heard", stacklevel=1)
     assert (Image.MAX_IMAGE_PIXELS, logging.getLogger("PIL").level) == before
     assert capsys.readouterr().err == ""
+
+
+# -- halves -----------------------------------------------------------------------------------------------------------
+
+
+def half_of(pixels, half, *, image=None, **options):
+    return decode(encode(pixels, **options), image or wanted(), half=half).pixels
+
+
+def test_each_half_is_what_was_put_there():
+    other = 255 - NOISE
+    both = np.concatenate([NOISE, other], axis=1)
+    assert np.array_equal(half_of(both, "left"), NOISE)
+    assert np.array_equal(half_of(both, "right"), other)
+
+
+def test_halves_are_those_of_the_upright_picture():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    both = np.concatenate([NOISE, 255 - NOISE], axis=1)
+    assert np.array_equal(half_of(np.rot90(both), "left", exif=exif), NOISE)
+
+
+def test_sixteen_bit_and_palette_and_transparent_halves_are_read_as_whole_pictures_are():
+    wide = np.tile(np.arange(0, 65536, 256, dtype=np.uint16).reshape(16, 16), (1, 2))
+    for file_format in ("PNG", "PPM"):
+        whole = decode(encode(Image.fromarray(wide[:, :16]), file_format), wanted(channels=1)).pixels
+        assert np.array_equal(half_of(wide, "right", image=wanted(channels=1), file_format=file_format), whole)
+    palette = Image.fromarray(np.concatenate([NOISE, NOISE], axis=1)).quantize(16)
+    half = palette.crop((16, 0, 32, 16))
+    options = {"transparency": 0}
+    assert np.array_equal(half_of(palette, "right", **options), decode(encode(half, **options), wanted()).pixels)
+
+
+def test_a_half_is_fitted_by_itself():
+    both = np.concatenate([np.full((40, 20, 3), 10, np.uint8), np.full((40, 20, 3), 200, np.uint8)], axis=1)
+    for half, value in (("left", 10), ("right", 200)):
+        assert (half_of(both, half, image=wanted(fit="stretch")) == value).all(), "nothing of the other half"
+
+
+@pytest.mark.parametrize(
+    ("width", "refused"), [(17, ("odd width", "17x16 has no middle")), (14, ("too small", "are 7x16, min_side is 8"))]
+)
+def test_what_has_no_two_halves_is_refused(width, refused):
+    with pytest.raises(Refused) as caught:
+        half_of(np.zeros((16, width, 3), np.uint8), "left", image=wanted(min_side=8))
+    assert caught.value.reason == refused[0]
+    assert refused[1] in caught.value.detail

@@ -7,7 +7,7 @@ from pydantic import TypeAdapter
 
 from limner.errors import LimnerError
 from limner.settings import Source
-from limner.sources.domains import open_domains, places
+from limner.sources.domains import open_domains, places, task_of
 
 
 def source(**raw):
@@ -36,6 +36,30 @@ def test_an_unpaired_source_has_a_source_and_a_target(tmp_path):
     domains = open_domains(unpaired, largest_file=1)
     assert {name: domain.classes for name, domain in domains.items()} == {"source": ("cat",), "target": ()}
     assert places(unpaired) == [tmp_path / "one", tmp_path / "two"]
+
+
+def test_a_paired_source_has_a_source_and_a_target(tmp_path):
+    one, two = picture_in(tmp_path / "one"), picture_in(tmp_path / "two")
+    pairs = source(kind="paired", source={"kind": "folder", "path": one}, target={"kind": "folder", "path": two})
+    assert list(open_domains(pairs, largest_file=1)) == ["source", "target"]
+    assert places(pairs) == [tmp_path / "one", tmp_path / "two"]
+
+
+@pytest.mark.parametrize(("source_on", "halves"), [("left", ["left", "right"]), ("right", ["right", "left"])])
+def test_side_by_side_pictures_are_read_as_two_halves(tmp_path, source_on, halves):
+    pairs = source(kind="side-by-side", path=picture_in(tmp_path / "one"), source_on=source_on)
+    domains = open_domains(pairs, largest_file=1)
+    assert list(domains) == ["source", "target"]
+    assert [next(domain.pictures).half for domain in domains.values()] == halves
+    assert places(pairs) == [tmp_path / "one"]
+
+
+def test_the_kind_of_source_says_what_the_dataset_is():
+    one = {"kind": "mnist5k"}
+    kinds = {kind: source(kind=kind, source=one, target=one) for kind in ("unpaired", "paired")}
+    assert {kind: task_of(each) for kind, each in kinds.items()} == {"unpaired": "unpaired", "paired": "paired"}
+    assert task_of(source(kind="side-by-side", path="x")) == "paired"
+    assert task_of(source(kind="mnist5k")) == "pictures"
 
 
 def test_a_missing_domain_is_an_error(tmp_path):

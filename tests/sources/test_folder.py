@@ -166,3 +166,30 @@ def test_several_archives_with_the_same_classes_are_put_together(tmp_path):
         "two.tar/train/dog/1.png": "dog",
         "two.tar/train/fox/2.png": "fox",
     }
+
+
+# -- what partners have in common -------------------------------------------------------------------------------------
+
+
+def keys(source):
+    return [item.key for item in source.pictures if isinstance(item, Picture)]
+
+
+def test_a_key_is_the_path_without_the_extension_and_keeps_its_case(tmp_path):
+    write(tmp_path / "raw", "A.png", "a.b.jpg", "deep/x.PNG")
+    assert keys(open_folder(str(tmp_path / "raw"), largest_file=1000)) == ["A", "a.b", "deep/x"]
+
+
+def test_what_all_pictures_of_an_archive_have_in_common_is_no_part_of_the_key(tmp_path):
+    raw = write(tmp_path / "raw", "cat/x.png", "dog/x.png")
+    for below in ("", "photos/train"):
+        archive = pack(raw, tmp_path / "raw.tar", below=below)
+        assert sorted(keys(open_folder(archive, largest_file=1000))) == ["cat/x", "dog/x"]
+        assert sorted(keys(classes(archive))) == ["cat/x", "dog/x"]
+    one = pack(write(tmp_path / "one", "x.png"), tmp_path / "one.tar", below="drawings")
+    assert keys(open_folder(one, largest_file=1000)) == ["x"]
+
+
+def test_keys_of_several_roots_count_them(tmp_path):
+    roots = [str(write(tmp_path / name, "x.png")) for name in ("trainA", "valA")]
+    assert keys(open_folder(roots, largest_file=1000)) == ["0/x", "1/x"]

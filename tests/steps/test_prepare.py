@@ -17,7 +17,7 @@ from PIL import Image
 from limner.errors import LimnerError
 from limner.packing import PackedDataset
 from limner.settings import DatasetSettings
-from limner.steps import prepare as prepare_module
+from limner.steps.domain_packer import DomainPacker
 from limner.steps.prepare import prepare
 
 
@@ -527,10 +527,10 @@ def test_an_interruption_leaves_no_half_output(tmp_path, monkeypatch):
     def interrupted(self, *_, **__):
         if self.labels.total() == 10:
             raise KeyboardInterrupt
-        return take(self, *_, **__)
+        return write(self, *_, **__)
 
-    take = prepare_module._Packer._take
-    monkeypatch.setattr(prepare_module._Packer, "_take", interrupted)
+    write = DomainPacker.write
+    monkeypatch.setattr(DomainPacker, "write", interrupted)
     with pytest.raises(KeyboardInterrupt):
         prepare(folder_of(source), name="x", output=tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["raw"]

@@ -1,4 +1,4 @@
-"""The projection of PatchNCE: places of feature maps -> unit vectors to compare (arXiv:2007.15651, section 3.2)."""
+"""The projection of PatchNCE: places of feature maps -> unit vectors to compare (arXiv:2007.15651, section 3)."""
 
 from __future__ import annotations
 

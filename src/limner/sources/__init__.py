@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Reason = Literal[
+    "ambiguous name",
     "broken link",
     "damaged",
     "duplicate",
@@ -24,8 +25,10 @@ Reason = Literal[
     "hidden",
     "link inside an archive",
     "link loop",
+    "no partner",
     "not a picture",
     "not a regular file",
+    "odd width",
     "other file type",
     "outside the classes",
     "too large",
@@ -34,6 +37,8 @@ Reason = Literal[
     "unreadable",
 ]
 """Why a picture is set aside: what the manifest counts by."""
+
+Half = Literal["left", "right"]
 
 Content = bytes | NDArray[np.uint8]
 """An image file's bytes, or pixels uint8 [H, W] or [H, W, 3]."""
@@ -67,6 +72,10 @@ class Picture:
     label: int | None = None
     held_out: bool = False
     """The publisher's own choice of what is not trained on; False where there is no such choice."""
+    half: Half | None = None
+    """The half of the upright picture that is meant; None: all of it."""
+    key: str = ""
+    """What a picture and its partner in another set have in common; empty: the name."""
 
 
 @dataclass(frozen=True)

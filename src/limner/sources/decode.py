@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from limner.settings import ImageSettings
-from limner.sources import Content, Refused
+from limner.sources import Content, Half, Refused
 
 # Raster formats only: no interpreter (EPS), no format whose reader opens other files or nests other formats.
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "DIB", "PPM", "TIFF", "WEBP", "AVIF", "JPEG2000")
@@ -56,13 +56,18 @@ def largest_file(image: ImageSettings) -> int:
     return int(image.max_megapixels * 1e6) * 8 + 16 * 2**20
 
 
-def decode(content: Content, image: ImageSettings) -> Decoded:
-    """The first frame, upright, in `image.channels` channels and `image.size` squared. Raises Refused."""
+def decode(content: Content, image: ImageSettings, *, half: Half | None = None) -> Decoded:
+    """The first frame, upright, in `image.channels` channels and `image.size` squared; of a half that alone.
+
+    Raises Refused.
+    """
     try:
         picture = Image.open(io.BytesIO(content), formats=FORMATS) if isinstance(content, bytes) else _wrap(content)
         _refuse_by_header(picture, image)
         notes = _notes(picture)
         ImageOps.exif_transpose(picture, in_place=True)  # a copy would no longer know its file format
+        if half is not None:
+            picture = _cut_in_the_middle(picture, half, image)
         pixels = np.asarray(_fit(_in_channels(picture, image), image), dtype=np.uint8)
     except Refused:
         raise
@@ -85,6 +90,20 @@ def _refuse_by_header(picture: Image.Image, image: ImageSettings) -> None:
         raise Refused("too large", f"{width}x{height}, max_megapixels is {image.max_megapixels:g}")
     if min(width, height) < image.min_side:
         raise Refused("too small", f"{width}x{height}, min_side is {image.min_side}")
+
+
+def _cut_in_the_middle(picture: Image.Image, half: Half, image: ImageSettings) -> Image.Image:
+    width, height = picture.size
+    if width % 2:
+        raise Refused("odd width", f"{width}x{height} has no middle to be cut in")
+    middle = width // 2
+    if middle < image.min_side:
+        raise Refused(
+            "too small", f"the halves of {width}x{height} are {middle}x{height}, min_side is {image.min_side}"
+        )
+    cut = picture.crop((0, 0, middle, height) if half == "left" else (middle, 0, width, height))
+    cut.format = picture.format  # which says how wide types are to be read
+    return cut
 
 
 def _notes(picture: Image.Image) -> tuple[str, ...]:

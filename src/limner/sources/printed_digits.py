@@ -1,12 +1,13 @@
 """Digits drawn with the fonts inside the `matplotlib` package: random font, size, slant, weight and place.
 
 White on black, 28x28 grey, the digit about 20 pixels high and centred: the geometry of MNIST, so that print and
-handwriting can stand in for each other. Picture i is a pure function of (seed, i).
+handwriting can stand in for each other. Picture i is a pure function of (seed, i) and the fonts, which choose nothing
+but the font: in one font and in another it is the same digit of the same height, slant and place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,56 +17,50 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from limner.errors import LimnerError
+from limner.settings import FONTS
 from limner.sources import Picture, PictureSource
 
 SIDE = 28
 GLYPH, DESK = 64, 96
 """Font size at which a digit is drawn before it is slanted, thickened and scaled down, and room for it, pixels."""
 
-# Named one by one: the same folder holds symbol fonts whose digits are missing, tiny or not digits at all.
-REGULAR = (
-    "DejaVuSans",
-    "DejaVuSans-Oblique",
-    "DejaVuSansMono",
-    "DejaVuSansMono-Oblique",
-    "DejaVuSerif",
-    "DejaVuSerif-Italic",
-    "STIXGeneral",
-    "STIXGeneralItalic",
-    "cmr10",
-    "cmss10",
-    "cmti10",
-    "cmtt10",
-)
-BOLD = (
-    "DejaVuSans-Bold",
-    "DejaVuSans-BoldOblique",
-    "DejaVuSansMono-Bold",
-    "DejaVuSansMono-BoldOblique",
-    "DejaVuSerif-Bold",
-    "DejaVuSerif-BoldItalic",
-    "STIXGeneralBol",
-    "STIXGeneralBolIta",
-    "cmb10",
-)
-# Widths of the filter that changes the weight, pixels of the large glyph. A bold font fills up when thickened, and one
-# with hairlines falls into pieces when thinned: only the bold ones of DejaVu can bear that.
-DILATIONS, EROSIONS = (0, 3, 5), (0, -3)
-WEIGHTS = {
-    **dict.fromkeys(REGULAR, DILATIONS),
-    **{font: EROSIONS if font.startswith("DejaVu") else (0,) for font in BOLD},
-}
+
+def _weights(font: str) -> tuple[int, ...]:
+    """Widths of the filter that changes the weight, light to heavy, pixels of the large glyph.
+
+    A bold font fills up when thickened, and one with hairlines falls into pieces when thinned: only the bold ones of
+    DejaVu can bear that.
+    """
+    if not ("Bol" in font or font == "cmb10"):
+        return (0, 3, 5)
+    return (-3, 0) if font.startswith("DejaVu") else (0,)
 
 
-def open_printed_digits(*, count: int, seed: int) -> PictureSource:
-    """`count` digits, the ten classes in turn. Raises LimnerError where matplotlib lacks one of the fonts."""
-    return PictureSource(_pictures(count, seed, _font_folder()), classes=tuple("0123456789"))
+WEIGHTS = {font: _weights(font) for font in FONTS}
+FONT_STREAM = 1
+"""The font has randomness of its own, so that nothing else depends on which fonts there are."""
 
 
-def _pictures(count: int, seed: int, fonts: Path) -> Iterator[Picture]:
+def open_printed_digits(
+    *, count: int, seed: int, fonts: Sequence[str] = (), held_out_fonts: Sequence[str] = ()
+) -> PictureSource:
+    """`count` digits, the ten classes in turn, in `fonts` (empty: all others) and in `held_out_fonts`, as held out.
+
+    Raises LimnerError where matplotlib lacks one of its fonts.
+    """
+    held_out = frozenset(held_out_fonts)
+    drawn = sorted({*(fonts or WEIGHTS), *held_out})
+    pictures = _pictures(count, seed, folder=_font_folder(), fonts=drawn, held_out=held_out)
+    return PictureSource(pictures, classes=tuple("0123456789"), has_held_out=bool(held_out))
+
+
+def _pictures(
+    count: int, seed: int, *, folder: Path, fonts: Sequence[str], held_out: frozenset[str]
+) -> Iterator[Picture]:
     for index in range(count):
-        draw = partial(_draw, index % 10, seed=seed, index=index, fonts=fonts)
-        yield Picture(f"printed-digits/{index:06d}", draw, index % 10)
+        font = str(np.random.default_rng((seed, index, FONT_STREAM)).choice(fonts))
+        draw = partial(_draw, index % 10, seed=seed, index=index, font=folder / f"{font}.ttf")
+        yield Picture(f"printed-digits/{index:06d}", draw, index % 10, held_out=font in held_out)
 
 
 def _font_folder() -> Path:
@@ -82,16 +77,16 @@ def _font_folder() -> Path:
     return folder
 
 
-def _draw(digit: int, *, seed: int, index: int, fonts: Path) -> NDArray[np.uint8]:
+def _draw(digit: int, *, seed: int, index: int, font: Path) -> NDArray[np.uint8]:
     rng = np.random.default_rng((seed, index))
-    name = str(rng.choice(list(WEIGHTS)))
-    weight = int(rng.choice(WEIGHTS[name]))
+    weights = WEIGHTS[font.stem]
+    weight = weights[int(rng.random() * len(weights))]
     slant, height, jitter = rng.uniform(-0.25, 0.25), rng.uniform(17, 22), rng.integers(-1, 2, size=2)
 
     # The face is opened anew each time: FreeType's are not safe to share between threads.
-    font = ImageFont.truetype(str(fonts / f"{name}.ttf"), GLYPH, layout_engine=ImageFont.Layout.BASIC)
+    face = ImageFont.truetype(str(font), GLYPH, layout_engine=ImageFont.Layout.BASIC)
     glyph = Image.new("L", (DESK, DESK))
-    ImageDraw.Draw(glyph).text((DESK / 2, DESK / 2), str(digit), fill=255, font=font, anchor="mm")
+    ImageDraw.Draw(glyph).text((DESK / 2, DESK / 2), str(digit), fill=255, font=face, anchor="mm")
     if weight:
         glyph = glyph.filter(ImageFilter.MaxFilter(weight) if weight > 0 else ImageFilter.MinFilter(-weight))
     shear = (1, slant, -slant * DESK / 2, 0, 1, 0)

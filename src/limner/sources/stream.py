@@ -51,7 +51,7 @@ def _fetch_and_decode(item: Picture | SetAside, image: ImageSettings) -> Entry:
     try:
         content = item.fetch()
         seen = hashlib.sha256(content if isinstance(content, bytes) else content.tobytes()).hexdigest()
-        result = decode(content, image)
+        result = decode(content, image, half=item.half)
     except Refused as refusal:
         result = SetAside(item.name, refusal.reason, refusal.detail)
     return Entry(item, result, f"{item.name}\0{seen}\n".encode())

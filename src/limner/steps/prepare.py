@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
+from itertools import permutations, product
 from pathlib import Path
-from typing import IO, Any, get_args
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from limner.errors import LimnerError
 from limner.lineage import write_lineage
-from limner.packing import (
-    MANIFEST,
-    REJECTED,
-    SCHEMA_VERSION,
-    DomainRecord,
-    ImageRecord,
-    Manifest,
-    SplitName,
-    SplitWriter,
-)
-from limner.settings import DatasetSettings, ImageSettings, Unpaired
+from limner.packing import MANIFEST, REJECTED, SCHEMA_VERSION, DomainRecord, Manifest
+from limner.settings import DatasetSettings, Paired, Source, Unpaired
 from limner.sources import Picture, PictureSource, SetAside
 from limner.sources.decode import Decoded, largest_file, quiet_pillow
-from limner.sources.domains import open_domains, places
+from limner.sources.domains import open_domains, places, task_of
 from limner.sources.stream import Entry, decoded
+from limner.steps.domain_packer import LEFT_OUT, DomainPacker, Final, image_record
 from limner.steps.output import replaced
-
-LEFT_OUT = "held out by the publisher: left out, because validation is 0"
+from limner.steps.pairs import pack_pairs
+from limner.steps.splitting import Splitter
 
 
 @dataclass(frozen=True)
@@ -57,17 +44,15 @@ def prepare(settings: DatasetSettings, *, name: str, output: Path) -> Prepared:
     no usable picture, or a class of it has none, and leaves `output` as it was.
     """
     sources = open_domains(settings.source, largest_file=largest_file(settings.image))
+    _refuse_different_classes(sources)
+    _refuse_same_places(settings.source)
     _refuse_output(output, settings)
     with replaced(output) as folder:
-        with (folder / REJECTED).open("w", encoding="utf-8") as rejected, quiet_pillow():
-            domains = {
-                domain: _Packer(settings, folder=folder, domain=domain, rejected=rejected).pack(source)
-                for domain, source in sources.items()
-            }
+        domains = _pack(settings, sources, folder=folder)
         manifest = Manifest(
             schema_version=SCHEMA_VERSION,
-            task="unpaired" if isinstance(settings.source, Unpaired) else "pictures",
-            image=_image_record(settings.image),
+            task=task_of(settings.source),
+            image=image_record(settings.image),
             domains=domains,
             settings=_portable(settings.model_dump(mode="json")),
             licence=settings.licence,
@@ -78,6 +63,53 @@ def prepare(settings: DatasetSettings, *, name: str, output: Path) -> Prepared:
         write_lineage(folder, record)
     counts = {f"{d}/{split}": r.count for d, domain in domains.items() for split, r in domain.splits.items()}
     return Prepared(output, digest, counts, sum(sum(domain.rejected.values()) for domain in domains.values()))
+
+
+def _pack(settings: DatasetSettings, sources: dict[str, PictureSource], *, folder: Path) -> dict[str, DomainRecord]:
+    with ExitStack() as stack:
+        rejected = stack.enter_context((folder / REJECTED).open("w", encoding="utf-8"))
+        stack.enter_context(quiet_pillow())
+        packers = {
+            domain: stack.enter_context(DomainPacker(settings, folder=folder, domain=domain, rejected=rejected))
+            for domain in sources
+        }
+        if task_of(settings.source) == "paired":
+            source, target = packers["source"], packers["target"]
+            records = pack_pairs(sources["source"], sources["target"], (source, target))
+            return dict(zip(("source", "target"), records, strict=True))
+        return {domain: _SetPacker(packers[domain]).pack(source) for domain, source in sources.items()}
+
+
+def _refuse_different_classes(sources: dict[str, PictureSource]) -> None:
+    """A method that uses the labels of both sides takes label 3 of the one for label 3 of the other."""
+    lists = {domain: source.classes for domain, source in sources.items() if source.classes}
+    if len(set(lists.values())) < 2:
+        return
+    only = [sorted(set(one) - set(other)) for one, other in permutations(lists.values())]
+    examples = " ".join(
+        f"Only the {domain} has {', '.join(map(repr, names[:3]))}."
+        for domain, names in zip(lists, only, strict=True)
+        if names
+    )
+    raise LimnerError(
+        "The source and the target have different classes.",
+        why=examples,
+        fix="Write kind: folder for one of them, which leaves its labels out; or sort both into the same classes.",
+    )
+
+
+def _refuse_same_places(source: Source) -> None:
+    if not isinstance(source, Unpaired | Paired):
+        return
+    here, there = ([_real(place) for place in places(side)] for side in (source.source, source.target))
+    for one, other in product(here, there):
+        # What lies inside a folder is read with it, but for archives.
+        if one == other or (one in other.parents and other.is_dir()) or (other in one.parents and one.is_dir()):
+            raise LimnerError(
+                f"{one} is the source and {other} the target: they have pictures in common.",
+                why="There is nothing to learn from a picture about itself.",
+                fix="Give the source and the target folders of their own.",
+            )
 
 
 def _refuse_output(output: Path, settings: DatasetSettings) -> None:
@@ -105,10 +137,6 @@ def _real(path: Path) -> Path:
     return Path(os.path.realpath(path))  # Path.resolve raises RuntimeError for a link that points to itself
 
 
-def _image_record(image: ImageSettings) -> ImageRecord:
-    return ImageRecord(height=image.size, width=image.size, channels=image.channels)
-
-
 def _portable(document: Any) -> Any:
     """Settings without the places of this machine: of each path only the last name remains."""
     if isinstance(document, list):
@@ -123,134 +151,49 @@ def _last_name(path: str | list[str]) -> str | list[str]:
 
 
 @dataclass(frozen=True)
-class _Final:
-    """A picture as it will be written."""
+class _SetPacker:
+    """Packs one set of pictures, whatever other sets there are."""
 
-    pixels: NDArray[np.uint8]
-    label: int | None
-    digest: bytes
-
-
-@dataclass
-class _Packer:
-    """Writes one domain. The split of a picture follows from its pixels, so that equal pictures are on one side.
-
-    A picture goes to validation where the first 64 bits of its pixels' SHA-256, as a share of all values, are below
-    `validation`. Two exceptions keep small sets usable: the first picture of each class always goes to training, and
-    where nobody would go to validation the picture with the lowest hash does (of the rest, as long as there is one).
-    Where the publisher holds pictures out, these are the validation split, and `validation` says whether to have one.
-    """
-
-    settings: DatasetSettings
-    folder: Path
-    domain: str
-    rejected: IO[str]
+    packer: DomainPacker
     seen: dict[bytes, tuple[str, int | None]] = field(default_factory=dict)
-    labels: Counter[int | None] = field(default_factory=Counter)
-    reasons: Counter[str] = field(default_factory=Counter)
-    examples: list[SetAside] = field(default_factory=list)
-    notes: Counter[str] = field(default_factory=Counter)
-    spare: tuple[bool, _Final] | None = None
-    """While validation is empty: who would go there, and whether it is the first of its class."""
 
     def pack(self, source: PictureSource) -> DomainRecord:
-        """Write all pictures of the source and describe them. Raises LimnerError where there is nothing to train on."""
-        fingerprint = hashlib.sha256()
-        with ExitStack() as stack:
-            self.writers = {split: stack.enter_context(self._writer(split)) for split in get_args(SplitName)}
-            stream = stack.enter_context(closing(decoded(self._wanted(source), self.settings.image)))
-            for entry in stream:
-                fingerprint.update(entry.fingerprint)
-                if isinstance(entry.result, SetAside):
-                    self._set_aside(entry.result)
-                else:
-                    self._take(entry, entry.result, by_hash=not source.has_held_out)
-            self._use_spare()
-            self._refuse_emptiness(source.classes)
-            splits = {split: w.finish(labelled=bool(source.classes)) for split, w in self.writers.items()}
-        return DomainRecord(
-            classes=source.classes,
-            splits=splits,
-            fingerprint=fingerprint.hexdigest(),
-            rejected=dict(self.reasons),
-            notes=dict(self.notes),
-        )
+        """Write all pictures of the source and describe them. Raises LimnerError where there is nothing to train on.
 
-    def _writer(self, split: SplitName) -> SplitWriter:
-        return SplitWriter(
-            self.folder,
-            domain=self.domain,
-            split=split,
-            image=_image_record(self.settings.image),
-            shard_bytes=self.settings.shard_mib * 2**20,
-        )
+        Where the publisher holds pictures out, these are the validation split, and `validation` says whether to have
+        one.
+        """
+        splitter = Splitter[Final](self.packer.settings.validation, self.packer.write)
+        with closing(decoded(self._wanted(source), self.packer.settings.image)) as stream:
+            for entry in stream:
+                self.packer.note(entry)
+                if isinstance(entry.result, SetAside):
+                    self.packer.set_aside(entry.result)
+                elif final := self._new(entry, entry.result):
+                    assert entry.picture is not None
+                    if source.has_held_out:
+                        splitter.add_as_published(final, held_out=entry.picture.held_out, label=final.label)
+                    else:
+                        splitter.add_by_hash(final, digest=final.digest, label=final.label)
+        splitter.finish()
+        return self.packer.finish(source.classes)
 
     def _wanted(self, source: PictureSource) -> Iterator[Picture | SetAside]:
         for item in source.pictures:
-            if isinstance(item, Picture) and item.held_out and not self.settings.validation:
-                self.notes[LEFT_OUT] += 1
+            if isinstance(item, Picture) and item.held_out and not self.packer.settings.validation:
+                self.packer.notes[LEFT_OUT] += 1
             else:
                 yield item
 
-    def _set_aside(self, entry: SetAside) -> None:
-        self.reasons[entry.reason] += entry.count
-        if len(self.examples) < 3:
-            self.examples.append(entry)
-        row = {"domain": self.domain, "name": entry.name, "reason": entry.reason, "detail": entry.detail}
-        self.rejected.write(json.dumps(row | {"count": entry.count}, ensure_ascii=False) + "\n")
-
-    def _take(self, entry: Entry, picture: Decoded, *, by_hash: bool) -> None:
+    def _new(self, entry: Entry, picture: Decoded) -> Final | None:
         assert entry.picture is not None
         name, label = entry.picture.name, entry.picture.label
-        final = _Final(picture.pixels, label, hashlib.sha256(picture.pixels.tobytes()).digest())
+        final = Final.of(picture.pixels, label)
         first = self.seen.get(final.digest[:16])
         if first is not None:
             class_too = "" if first[1] == label else ", which is of another class"
-            self._set_aside(SetAside(name, "duplicate", f"the same pixels as {first[0]}{class_too}"))
-            return
+            self.packer.set_aside(SetAside(name, "duplicate", f"the same pixels as {first[0]}{class_too}"))
+            return None
         self.seen[final.digest[:16]] = (name, label)
-        self.notes.update(picture.notes)
-        if by_hash:
-            self._split_by_hash(final)
-        else:
-            self._write("validation" if entry.picture.held_out else "train", final)
-        self.labels[label] += 1
-
-    def _split_by_hash(self, final: _Final) -> None:
-        first_of_class = not self.labels[final.label]
-        share = int.from_bytes(final.digest[:8], "big") / 2**64
-        if share < self.settings.validation and not first_of_class:
-            self._write("validation", final)
-            if self.spare is not None:
-                self._write("train", self.spare[1])
-                self.spare = None
-        elif self.settings.validation and not self.writers["validation"].count:
-            candidates = [(first_of_class, final)] + ([] if self.spare is None else [self.spare])
-            self.spare, *others = sorted(candidates, key=lambda candidate: (candidate[0], candidate[1].digest))
-            for _, other in others:
-                self._write("train", other)
-        else:
-            self._write("train", final)
-
-    def _use_spare(self) -> None:
-        if self.spare is not None:
-            self._write("validation" if self.writers["train"].count else "train", self.spare[1])
-
-    def _write(self, split: SplitName, final: _Final) -> None:
-        self.writers[split].add(final.pixels, final.label)
-
-    def _refuse_emptiness(self, classes: tuple[str, ...]) -> None:
-        why = "Set aside: " + ", ".join(f"{count} {reason}" for reason, count in sorted(self.reasons.items())) + "."
-        if not self.labels.total():
-            raise LimnerError(f"Not one picture of the set {self.domain!r} can be used.", why=why, fix=self._examples())
-        empty = [name for label, name in enumerate(classes) if not self.labels[label]]
-        if empty:
-            raise LimnerError(
-                f"No picture of the class {', '.join(map(repr, empty[:5]))} can be used"
-                + (f", nor of {len(empty) - 5} more classes." if len(empty) > 5 else "."),
-                why=why,
-                fix=f"{self._examples()} Mend them, or take the class away.",
-            )
-
-    def _examples(self) -> str:
-        return "For instance: " + "; ".join(f"{e.name} ({e.reason}: {e.detail})" for e in self.examples) + "."
+        self.packer.notes.update(picture.notes)
+        return final

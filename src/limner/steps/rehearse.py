@@ -22,7 +22,7 @@ from limner.optimise import choose_precision
 from limner.packing import PackedDataset
 from limner.ports import Ports
 from limner.settings import MethodSettings, ModelSettings
-from limner.steps.train import assemble, build, determinism
+from limner.steps.train import assemble, build, determinism, training_shape
 from limner.training_loop import State, TrainingRun, advance, peak_memory_gib, resume, save
 
 SECONDS = 3.0
@@ -61,7 +61,7 @@ def rehearse(settings: ModelSettings[MethodSettings], *, dataset: Path, ports: P
         torch.random.fork_rng(),
         tempfile.TemporaryDirectory(prefix="limner-") as folder,
     ):
-        method = build(settings, packed.shape(), device)
+        method = build(settings, training_shape(settings, packed), device)
         run = assemble(settings, method, packed, place=Path(folder), ports=ports)
         with run.journal, run.checkpoints:
             state = resume(run)

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,8 @@ from torch import nn
 from limner import __version__, distributed
 from limner.averaging import Average
 from limner.checkpoint import Checkpoints, flat
-from limner.data import Augmentation, judged_batches, open_batches, refuse_other_task, showcase_batch
+from limner.data import Augmentation, open_batches, refuse_other_task, showcase_batch
 from limner.errors import LimnerError
-from limner.evaluation import QuickJudge
 from limner.health import HealthCheck
 from limner.journal import Journal, Line, describe_event, read_journal
 from limner.lineage import directory_md5, write_lineage
@@ -29,13 +28,13 @@ from limner.methods import TrainingMethod, load_method
 from limner.mirror import Mirror
 from limner.optimise import autocast, choose_precision, compile_network
 from limner.packing import PackedDataset
-from limner.pixels import encode_png, grid
+from limner.pixels import bands, encode_png, to_uint8
 from limner.ports import Ports, Run
+from limner.quick_judging import open_quick_judging
 from limner.randomness import derive_seed, generator
-from limner.reference import open_extractor, open_reference
 from limner.settings import MethodSettings, ModelSettings
 from limner.steps.output import replaced
-from limner.tasks import PictureShape
+from limner.tasks import Pairs, PictureShape, UnpairedPictures
 from limner.trained import draw, save_config, save_product, save_weights
 from limner.training_loop import Best, TrainingRun
 from limner.training_loop import train as run_loop
@@ -71,7 +70,7 @@ def train(
     with distributed.joined(device), determinism(settings.train.deterministic):
         if not distributed.is_first():
             return _assist(settings, packed, device=device, ports=ports, output=output)
-        method = build(settings, packed.shape(), device)
+        method = build(settings, training_shape(settings, packed), device)
         key = _key(settings, packed.digest)
         place = scratch / key
         _delete_finished(scratch, name=name, ports=ports)
@@ -111,7 +110,7 @@ def _assist(
     settings: ModelSettings[MethodSettings], packed: PackedDataset, *, device: torch.device, ports: Ports, output: Path
 ) -> Trained:
     """Take a share of another process's run: compute, and write nothing that stays."""
-    method = build(settings, packed.shape(), device)
+    method = build(settings, training_shape(settings, packed), device)
     with tempfile.TemporaryDirectory(prefix="limner-") as place:
         run = assemble(settings, method, packed, place=Path(place), ports=ports, writes=False)
         with run.checkpoints, run.journal:
@@ -126,6 +125,12 @@ def build(settings: ModelSettings[MethodSettings], shape: PictureShape, device: 
         method = load_method(settings.method.name).build(settings.method, shape)
     method.networks.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return method
+
+
+def training_shape(settings: ModelSettings[MethodSettings], packed: PackedDataset) -> PictureShape:
+    """What the networks see in training: whole pictures, or squares cut out of them."""
+    shape, side = packed.shape(), settings.train.crop
+    return replace(shape, height=side, width=side) if side else shape
 
 
 @contextmanager
@@ -208,7 +213,8 @@ def assemble(  # noqa: PLR0913 - it is where all of them meet
     train_settings = settings.train
     device = next(method.networks.parameters()).device
     (place / "samples").mkdir(exist_ok=True)
-    examples = showcase_batch(packed, task=method.task, split="train", count=GRID_PICTURES, device=device)
+    count = GRID_PICTURES if method.task == "pictures" else GRID_PICTURES // 2
+    examples = showcase_batch(packed, task=method.task, split="train", count=count, device=device)
     average = Average(
         method.product(),
         half_life_kimg=train_settings.ema_half_life_kimg,
@@ -240,8 +246,13 @@ def assemble(  # noqa: PLR0913 - it is where all of them meet
             tracked.tags({f"limner.event.{line['images']:09d}.{kind}": sentence})
             ports.notice(sentence)
 
+    # A translation is shown below what it was made of, and above what it should be where that is known.
+    before = [to_uint8(examples.source.images).cpu()] if isinstance(examples, UnpairedPictures) else []
+    truth = [to_uint8(examples.target.images).cpu()] if isinstance(examples, Pairs) else []
+
     def draw_samples(product: nn.Module, images_seen: int) -> None:
-        sheet = grid(draw(method, product, [examples], seed=train_settings.seed), columns=GRID_COLUMNS)
+        made = draw(method, product, [examples], seed=train_settings.seed)
+        sheet = bands([*before, made, *truth], columns=GRID_COLUMNS)
         (place / "samples" / f"{images_seen:09d}.png").write_bytes(encode_png(sheet))
         if tracked:
             tracked.picture("samples", sheet, images_seen=images_seen)
@@ -262,9 +273,18 @@ def assemble(  # noqa: PLR0913 - it is where all of them meet
         journal=Journal(place / "journal.jsonl", listener=tell),
         progress=ports.progress if tracked else lambda *_: None,
         draw_samples=draw_samples if writes else lambda *_: None,
-        watch=HealthCheck(method, packed, seed=train_settings.seed, device=device) if writes else lambda _: {},
+        watch=HealthCheck(method, packed, seed=train_settings.seed, crop=train_settings.crop, device=device)
+        if writes
+        else lambda _: {},
         judge=_judge(settings, method, packed, ports=ports) if writes else lambda _: {},
     )
+
+
+def _watch(
+    settings: ModelSettings[MethodSettings], method: TrainingMethod, packed: PackedDataset
+) -> Callable[[nn.Module], Mapping[str, float]]:
+    device = next(method.networks.parameters()).device
+    return HealthCheck(method, packed, seed=settings.train.seed, crop=settings.train.crop, device=device)
 
 
 def _judge(
@@ -272,21 +292,21 @@ def _judge(
 ) -> Callable[[nn.Module], Mapping[str, float]]:
     if not settings.train.judge_kimg:
         return lambda product: {}
-    device = next(method.networks.parameters()).device
-    extractor = open_extractor(
-        settings.evaluate, packed, cache=ports.cache, device=device, weights_elsewhere=ports.extractor_weights
+    quick = open_quick_judging(
+        settings.evaluate,
+        packed,
+        task=method.task,
+        device=next(method.networks.parameters()).device,
+        cache=ports.cache,
+        weights_elsewhere=ports.extractor_weights,
     )
-    quick = QuickJudge(open_reference(packed, extractor, cache=ports.cache), extractor, sure=settings.evaluate.sure)
-    batches = list(
-        judged_batches(packed, count=settings.evaluate.judge_samples, seed=settings.evaluate.seed, device=device)
-    )
-    return lambda product: quick(draw(method, product, batches, seed=settings.evaluate.seed))
+    return lambda product: quick.judge(draw(method, product, quick.batches, seed=settings.evaluate.seed))
 
 
 def _collect(
     folder: Path, settings: ModelSettings[MethodSettings], packed: PackedDataset, *, run: TrainingRun, place: Path
 ) -> None:
-    save_config(folder, settings.method, packed.shape(), packed.classes())
+    save_config(folder, settings.method, training_shape(settings, packed), packed.classes())
     save_product(folder / "last", run.average.network)
     # Where nobody judged, the last is the best that is known.
     save_weights(folder / "best", run.best.weights or run.average.network.state_dict())
