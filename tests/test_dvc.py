@@ -29,7 +29,10 @@ PLUMBING = {
 }  # fmt: skip
 """Modules that have no say in what comes out of a step."""
 
-JUDGEMENT = {"limner.evaluation", "limner.features", "limner.metrics", "limner.reference"}
+JUDGEMENT = {
+    "limner.evaluation", "limner.features", "limner.metrics", "limner.quick_judging", "limner.reference",
+    "limner.transfer_evaluation",
+}  # fmt: skip
 """Used in training to pick `best`; the evaluation judges again. See dvc.yaml."""
 
 
@@ -171,10 +174,21 @@ def test_a_changed_dataset_concerns_its_preparation(finished: Path, edit: Edit) 
     assert out_of_date(finished) == {"prepare@digits"}
 
 
-@pytest.mark.parametrize("module", ["losses", "networks/dcgan", "methods/gan", "training_loop"])
+MODELS = ("digits-gan", "digits-textbook", "print-to-hand")
+
+
+@pytest.mark.parametrize("module", ["adversary", "losses", "networks/dcgan", "training_loop"])
 def test_a_change_of_what_training_computes_trains_all_models_again(finished: Path, edit: Edit, module: str) -> None:
     edit(f"src/limner/{module}.py", "$", "\n# changed\n")
-    assert out_of_date(finished) == {"train@digits-gan", "train@digits-textbook"}
+    assert out_of_date(finished) == {f"train@{model}" for model in MODELS}
+
+
+@pytest.mark.parametrize(("method", "models"), [("gan", MODELS[:2]), ("fastcut", MODELS[2:]), ("cyclegan", ())])
+def test_a_change_of_a_method_trains_its_own_models_again(
+    finished: Path, edit: Edit, method: str, models: tuple[str, ...]
+) -> None:
+    edit(f"src/limner/methods/{method}.py", "$", "\n# changed\n")
+    assert out_of_date(finished) == {f"train@{model}" for model in models}
 
 
 @pytest.mark.parametrize("module", ["cli/app", "ports", "lineage", "adapters/__init__"])
@@ -186,12 +200,12 @@ def test_a_change_of_the_surroundings_runs_nothing(finished: Path, edit: Edit, m
 @pytest.mark.parametrize("module", ["metrics", "report"])
 def test_a_change_of_what_judges_trains_nothing(finished: Path, edit: Edit, module: str) -> None:
     edit(f"src/limner/{module}.py", "$", "\n# changed\n")
-    assert out_of_date(finished) == {"evaluate@digits-gan", "evaluate@digits-textbook"}
+    assert out_of_date(finished) == {f"evaluate@{model}" for model in MODELS}
 
 
 def test_new_pictures_are_noticed(finished: Path, edit: Edit) -> None:
     edit("data/raw/new.png", "$", "picture")
-    assert out_of_date(finished) == {"prepare@digits"}
+    assert out_of_date(finished) == {"prepare@digits", "prepare@print-to-hand"}
 
 
 def test_data_prepared_again_to_the_same_bytes_trains_nothing(finished: Path, edit: Edit) -> None:

@@ -5,19 +5,29 @@ import math
 import numpy as np
 import pytest
 import scipy.linalg
+import scipy.ndimage
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limner.errors import LimnerError
 from limner.metrics import (
+    HIGHEST_PSNR,
     Moments,
     class_entropy,
+    colour_correlation,
+    feature_differences,
     frechet_distance,
     kernel_distance,
+    mean_absolute_difference,
     mean_pairwise_distance,
     nearest,
+    peak_signal_to_noise,
+    power_spectrum,
     precision_recall,
+    ssim_window,
+    stride_peaks,
+    structural_similarity,
     unbiased_squared_mmd,
 )
 
@@ -245,3 +255,99 @@ def test_class_entropy_is_one_for_equal_shares_and_zero_for_one_class():
     assert class_entropy(torch.tensor([0, 1]), classes=4) == pytest.approx(0.5)
     with pytest.raises(LimnerError, match="at least two classes"):
         class_entropy(torch.zeros(3, dtype=torch.int64), classes=1)
+
+
+# -- a picture against a picture --------------------------------------------------------------------------------------
+
+
+def pictures(count=3, channels=3, height=20, width=27, seed=0):
+    return torch.rand(count, channels, height, width, generator=rng(seed), dtype=torch.float64)
+
+
+def test_l1_and_psnr_of_known_differences():
+    a = torch.zeros(3, 1, 4, 4)
+    b = torch.stack([torch.zeros(1, 4, 4), torch.full((1, 4, 4), 0.1), torch.ones(1, 4, 4)])
+    b[1, 0, :2] = -0.1
+    torch.testing.assert_close(mean_absolute_difference(a, b).float(), torch.tensor([0, 0.1, 1]))
+    torch.testing.assert_close(peak_signal_to_noise(a, b).float(), torch.tensor([HIGHEST_PSNR, 20, 0]))
+
+
+def test_ssim_of_flat_pictures_is_that_of_their_brightness():
+    a, b = torch.full((1, 3, 16, 16), 0.2), torch.full((1, 3, 16, 16), 0.8)
+    expected = (2 * 0.2 * 0.8 + 1e-4) / (0.2**2 + 0.8**2 + 1e-4)
+    assert float(structural_similarity(a, b)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_ssim_equals_its_formula_with_scipys_gaussian_filter():
+    a, b = pictures(seed=1), pictures(seed=2) * 0.5 + pictures(seed=1) * 0.5
+
+    def mean(image):  # radius 5: a window of 11; where it does not fit is cut off
+        return scipy.ndimage.gaussian_filter(image, 1.5, truncate=3.5)[5:-5, 5:-5]
+
+    expected = []
+    for x, y in zip(a.numpy(), b.numpy(), strict=True):
+        channels = []
+        for p, q in zip(x, y, strict=True):
+            mp, mq = mean(p), mean(q)
+            vp, vq, vpq = mean(p * p) - mp**2, mean(q * q) - mq**2, mean(p * q) - mp * mq
+            top = (2 * mp * mq + 0.01**2) * (2 * vpq + 0.03**2)
+            channels.append((top / ((mp**2 + mq**2 + 0.01**2) * (vp + vq + 0.03**2))).mean())
+        expected.append(np.mean(channels))
+    np.testing.assert_allclose(structural_similarity(a, b).numpy(), expected, rtol=1e-9)
+
+
+@given(st.integers(8, 24), st.integers(8, 24), st.sampled_from([1, 3, 4]), st.integers(0, 2**32))
+@settings(deadline=None, max_examples=25)
+def test_ssim_is_one_for_the_same_picture_and_symmetric_at_any_size(height, width, channels, seed):
+    a, b = (pictures(2, channels, height, width, seed + i) for i in (0, 1))
+    assert ssim_window(height, width) % 2 == 1
+    assert ssim_window(height, width) == (11 if min(height, width) >= 11 else (min(height, width) - 1) // 2 * 2 + 1)
+    torch.testing.assert_close(structural_similarity(a, a), torch.ones(2, dtype=torch.float64))
+    torch.testing.assert_close(structural_similarity(a, b), structural_similarity(b, a))
+    assert (structural_similarity(a, b).abs() < 1).all()
+
+
+def test_the_correlation_of_colours_sees_a_negative_and_leaves_flat_channels_out():
+    a = pictures()
+    torch.testing.assert_close(colour_correlation(a, 0.3 * a + 0.1), torch.ones(3, dtype=torch.float64))
+    torch.testing.assert_close(colour_correlation(a, 1 - a), -torch.ones(3, dtype=torch.float64))
+    expected = [np.mean([np.corrcoef(p, q)[0, 1] for p, q in zip(x, y, strict=True)])
+                for x, y in zip(a.flatten(2).numpy(), pictures(seed=1).flatten(2).numpy(), strict=True)]  # fmt: skip
+    np.testing.assert_allclose(colour_correlation(a, pictures(seed=1)), expected, rtol=1e-9)
+    b = 1 - a
+    b[0, 0], b[1] = 0.5, 0.7
+    found = colour_correlation(a, b)
+    assert float(found[0]) == pytest.approx(-1)
+    assert found[1].isnan()
+
+
+def test_feature_differences_see_directions_and_no_lengths():
+    a = torch.tensor([[1.0, 0], [1, 0], [1, 0]])
+    b = torch.tensor([[9.0, 0], [0, 2], [-3, 0]])
+    assert feature_differences(a, b).tolist() == [0, 2, 4]
+
+
+def test_a_pattern_of_two_or_four_pixels_stands_out_of_noise_at_its_own_frequency():
+    noise = pictures(60, 1, 48, 64)
+    flat = stride_peaks(power_spectrum(noise))
+    assert flat.shape == (15,)
+    assert (flat - 1).abs().max() < 0.3
+    row, column = torch.arange(48)[:, None], torch.arange(64)
+    for pattern, places in (
+        ((row + column) % 2, {(2, 2)}),
+        ((column % 2).expand(48, 64), {(0, 2)}),
+        ((row % 4 == 0).expand(48, 64), {(1, 0), (2, 0), (3, 0)}),
+    ):
+        peaks = stride_peaks(power_spectrum(noise + 0.2 * pattern))
+        assert {divmod(int(place) + 1, 4) for place in (peaks > 3).nonzero()} == places
+    torch.testing.assert_close(stride_peaks(power_spectrum(1 - noise)), flat)
+
+
+def test_spectra_add_up_and_flat_pictures_add_nothing():
+    a = pictures(5)
+    pieces = power_spectrum(a[:2]) + power_spectrum(a[2:])
+    torch.testing.assert_close(power_spectrum(a), pieces)
+    assert float(power_spectrum(a).sum()) == pytest.approx(5)
+    torch.testing.assert_close(power_spectrum(torch.cat([a, torch.full_like(a, 0.1)])), pieces)
+    assert stride_peaks(power_spectrum(torch.zeros(1, 1, 16, 16))).isnan().all()
+    assert stride_peaks(power_spectrum(pictures(1, 1, 8, 8))).isnan().all(), "nothing lies between the frequencies"

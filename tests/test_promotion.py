@@ -93,6 +93,7 @@ def test_all_failures_are_told_at_once() -> None:
     [
         ({"fid": 1.0, "fd_pixels": 1.0}, {}, "fid"),
         ({"fd_pixels": 1.0, "kd_pixels": 1.0}, {}, "fd_pixels"),
+        ({"fd_pixels": 1.0, "fd_pixels_source": 2.0, "fd_pixels_ratio": 0.5, "fd_pixels_real": 0.1}, {}, "fd_pixels"),
         ({"kd_pixels": 1.0}, {}, ""),
         ({"fid": 1.0}, {"metric": "recall"}, "recall"),
     ],

@@ -11,7 +11,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from limner.report import MEANINGS, ReportContent, Sheet, render_report
+from limner.report import (
+    HEADLINES,
+    MEANINGS,
+    TRANSFER_HEADLINES,
+    Exhibits,
+    ReportContent,
+    Safeguard,
+    Sheet,
+    Yardstick,
+    render_report,
+)
 
 NOISE = np.random.default_rng(0).integers(0, 256, (32, 64, 1), dtype=np.uint8)
 CONTENT = ReportContent(
@@ -20,10 +30,13 @@ CONTENT = ReportContent(
     metrics={"best": {"fd_classifier": 1.25, "copy_share": 0.0125}, "last": {"fd_classifier": 3.5, "novelty": 0.9}},
     protocol={"features": "classifier", "samples": "2000"},
     notes=("There is no validation split.",),
-    sheets=[
-        Sheet("Real", "A grid of training pictures.", NOISE, headings=("cats", "dogs")),
-        Sheet("Generated", "A grid of generated pictures.", NOISE, caption="None is chosen."),
-    ],
+    exhibits=Exhibits(
+        [
+            Sheet("Real", "A grid of training pictures.", NOISE, headings=("cats", "dogs")),
+            Sheet("Generated", "A grid of generated pictures.", NOISE, caption="None is chosen."),
+        ],
+        HEADLINES,
+    ),
     journal=[
         {
             "images": 1000,
@@ -108,7 +121,7 @@ def test_a_sheet_comes_out_pixel_by_pixel():
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_a_large_sheet_is_scaled_down(channels):
     sheet = Sheet("Large", "A large sheet.", np.full((2000, 4000, channels), 90, np.uint8))
-    found = Image.open(io.BytesIO(image(page(sheets=[sheet]).images["A large sheet."])))
+    found = Image.open(io.BytesIO(image(page(exhibits=Exhibits([sheet], HEADLINES)).images["A large sheet."])))
     assert found.size == (1600, 800)
     assert len(found.getbands()) == channels
 
@@ -134,7 +147,11 @@ def test_the_metrics_of_the_evaluation_are_all_explained():
     measured = (
         "fid kid kid_se fd_classifier kd_classifier kd_classifier_se precision_classifier recall_inception-v3-2015 "
         "sure_share sure_share_real sure_share_ratio class_entropy label_agreement label_agreement_real "
-        "within_class_diversity diversity copy_share copy_share_real novelty"
+        "within_class_diversity diversity copy_share copy_share_real novelty "
+        "fid_source fid_real fid_ratio fd_pixels_source fd_pixels_real fd_pixels-tiles_ratio label_agreement_source "
+        "l1 l1_identity l1_ratio psnr psnr_identity ssim ssim_identity ssim_source cycle_l1 change identity_share "
+        "feature_distance_classifier feature_distance_inception-v3-2015_unrelated "
+        "colour_correlation inverted_share inverted_share_truth checkerboard"
     )
     assert {_family(name) for name in measured.split()} == set(MEANINGS)
 
@@ -147,6 +164,31 @@ def test_the_most_important_figures_of_the_chosen_moment_stand_at_the_top():
     assert "3.5" not in top
     other = page(chosen="last").text
     assert "3.5" in other[: other.index("Pictures")]
+
+
+def test_a_translation_has_its_own_headlines_yardsticks_and_safeguards():
+    exhibits = Exhibits(
+        [], TRANSFER_HEADLINES,
+        [Yardstick("read as what the source shows", "97.5%", "85.0%", "")],
+        [Safeguard(True, "All is well."), Safeguard(False, "Nothing is.")],
+    )  # fmt: skip
+    figures = {
+        "fd_classifier": 1.5,
+        "fd_classifier_ratio": 0.125,
+        "fd_classifier_source": 12.0,
+        "label_agreement": 0.975,
+    }
+    found = page(exhibits=exhibits, metrics={"best": figures})
+    top = found.text[: found.text.index("What was reached")]
+    assert "12%" in top
+    assert "97.5%" in top
+    assert "1.5" not in top
+    assert ["", "results", "untouched sources", "real targets"] in found.rows
+    assert ["read as what the source shows", "97.5%", "85.0%", ""] in found.rows
+    assert ["fd_classifier_ratio", "0.125", "lower", MEANINGS["fd_ratio_"][1]] in found.rows
+    assert "okAll is well." in found.text
+    assert "warningNothing is." in found.text
+    assert not any(words in page().text for words in ("What was reached", "What can go wrong"))
 
 
 def test_protocol_lineage_notes_and_events_are_there():
@@ -177,7 +219,7 @@ def test_plotting_leaves_the_settings_of_matplotlib_alone():
 
 
 def test_what_is_missing_is_left_out():
-    found = page(journal=[], distances={}, sheets=[], notes=(), lineage={}, protocol={})
+    found = page(journal=[], distances={}, exhibits=Exhibits([], {}), notes=(), lineage={}, protocol={})
     assert found.images == {}
     assert "There is no journal" in found.text
 
@@ -185,6 +227,9 @@ def test_what_is_missing_is_left_out():
 def test_names_cannot_break_the_page():
     evil = '<script>alert("x")</script>'
     sheet = Sheet(evil, f'"{evil}', NOISE, caption=evil, headings=(evil,))
-    html = render_report(dataclasses.replace(CONTENT, name=evil, sheets=[sheet], lineage={evil: evil}, notes=(evil,)))
+    exhibits = Exhibits([sheet], {}, [Yardstick(evil, evil, evil, evil)], [Safeguard(False, evil)])
+    html = render_report(
+        dataclasses.replace(CONTENT, name=evil, exhibits=exhibits, lineage={evil: evil}, notes=(evil,))
+    )
     assert "<script" not in html
     Page(html)

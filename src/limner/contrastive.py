@@ -51,7 +51,7 @@ class NceSettings(Settings):
 
 
 class ContrastiveSettings(AdversarialSettings):
-    """Defaults: CUT (arXiv:2007.15651, appendix C)."""
+    """Defaults: CUT (arXiv:2007.15651)."""
 
     generator: resnet_translator.TranslatorSettings = resnet_translator.TranslatorSettings(init="xavier")
     discriminator: DiscriminatorSettings = patch_discriminator.DiscriminatorSettings(resampling="blur", init="xavier")

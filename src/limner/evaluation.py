@@ -79,7 +79,7 @@ class QuickJudge:
         found = {frechet_name(self._extractor): frechet_distance(self._reference.moments, Moments.of(features))}
         if isinstance(self._extractor, Recogniser):
             found["sure_share"] = _sure_share(self._extractor.probabilities(features), self._sure)
-        return _finite(found)
+        return refuse_not_finite(found)
 
 
 def evaluate_pictures(
@@ -97,19 +97,19 @@ def evaluate_pictures(
     """
     features = extract(extractor, torch.split(images, BATCH))
     small = torch.cat([thumbnails(piece, side=THUMBNAIL_SIDE) for piece in torch.split(images, BATCH)])
-    found = _distribution(features, reference=reference, extractor=extractor, settings=settings)
+    found = distribution_metrics(features, reference=reference, extractor=extractor, settings=settings)
     classes = labels
     if isinstance(extractor, Recogniser):
         probabilities = extractor.probabilities(features).cpu()
         found |= _recognition(probabilities, labels, reference=reference, extractor=extractor, sure=settings.sure)
         classes = probabilities.argmax(1) if labels is None else labels
-    found |= _diversity(small, classes, reference=reference)
-    closest = _closest(small, reference.train)
-    held_out = None if reference.validation is None else _closest(reference.validation.thumbnails, reference.train)
+    found |= diversity_metrics(small, classes, reference=reference)
+    closest = closest_real(small, reference.train)
+    held_out = None if reference.validation is None else closest_real(reference.validation.thumbnails, reference.train)
     return Evaluation(
-        metrics=_finite(found | _copies(closest, held_out)),
-        protocol=_protocol(len(images), reference=reference, extractor=extractor, settings=settings),
-        notes=tuple(_notes(features, reference=reference, extractor=extractor)),
+        metrics=refuse_not_finite(found | copy_metrics(closest, held_out)),
+        protocol=protocol_of(len(images), reference=reference, extractor=extractor, settings=settings),
+        notes=tuple(notes_on(features, reference=reference, extractor=extractor)),
         nearest=closest.places,
         nearest_distances=closest.distances.numpy(),
         nearest_ratios=closest.ratios.numpy(),
@@ -139,7 +139,7 @@ def frechet_name(extractor: Extractor) -> str:
     return "fid" if extractor.name == inception_2015.NAME else f"fd_{extractor.name}"
 
 
-def _distribution(
+def distribution_metrics(
     features: Tensor, *, reference: Reference, extractor: Extractor, settings: EvaluateSettings
 ) -> dict[str, float]:
     """Distances of the two distributions; precision and recall with equally many pictures on both sides."""
@@ -184,7 +184,7 @@ def _sure_share(probabilities: Tensor, sure: float) -> float:
     return float((probabilities.max(1).values > sure).double().mean())
 
 
-def _diversity(small: Tensor, classes: Tensor | None, *, reference: Reference) -> dict[str, float]:
+def diversity_metrics(small: Tensor, classes: Tensor | None, *, reference: Reference) -> dict[str, float]:
     """Mean distance of two generated pictures as a share of that of two real ones; within a class, where there is one.
 
     1 is as varied as the real pictures, 0 one picture again and again. Taken on thumbnails, because a classifier's
@@ -206,25 +206,30 @@ def _diversity(small: Tensor, classes: Tensor | None, *, reference: Reference) -
 
 
 @dataclass(frozen=True)
-class _Closest:
+class Closest:
     """The real picture that is most like each picture."""
 
     places: NDArray[np.int64]
     distances: Tensor
+    """Grey levels."""
     ratios: Tensor
+    """Of the distances of the nearest and the second nearest."""
     copied: Tensor
+    """Whether it counts as a copy: COPY_RULE."""
 
 
-def _closest(small: Tensor, real: RealPictures) -> _Closest:
-    found = nearest(small, real.thumbnails, neighbours=2)
-    first, second = (found.distances * _grey_levels(1, small)).T
-    ratios = first / second.clamp(min=1e-9)
+def closest_real(small: Tensor, real: RealPictures) -> Closest:
+    """The real picture nearest to each thumbnail [N, D]. Where there is but one, it has no second: the ratio is 1."""
+    found = nearest(small, real.thumbnails, neighbours=min(2, len(real.thumbnails)))
+    distances = found.distances * _grey_levels(1, small)
+    first, second = distances[:, 0], distances[:, -1]
+    ratios = first / second.clamp(min=1e-9) if distances.shape[1] > 1 else torch.ones_like(first)
     # Within one grey level it is a copy even where the training split has the picture twice.
     copied = (ratios <= COPY_RATIO) | (first <= 1)
-    return _Closest(real.indices[found.indices[:, 0].numpy()], first, ratios, copied)
+    return Closest(real.indices[found.indices[:, 0].numpy()], first, ratios, copied)
 
 
-def _copies(closest: _Closest, held_out: _Closest | None) -> dict[str, float]:
+def copy_metrics(closest: Closest, held_out: Closest | None) -> dict[str, float]:
     """Whether pictures were learnt by heart: the share of copies, and how near to training pictures they lie.
 
     `novelty` is the median distance to the training split over the held-out pictures' own: well below 1 is too near.
@@ -243,7 +248,8 @@ def _grey_levels(distance: float, small: Tensor) -> float:
     return distance * 255 / math.sqrt(small.shape[1])
 
 
-def _finite(found: dict[str, float]) -> dict[str, float]:
+def refuse_not_finite(found: dict[str, float]) -> dict[str, float]:
+    """The same figures. Raises LimnerError where one of them is not finite."""
     for name, value in found.items():
         if not math.isfinite(value):
             raise LimnerError(
@@ -254,9 +260,10 @@ def _finite(found: dict[str, float]) -> dict[str, float]:
     return found
 
 
-def _protocol(
+def protocol_of(
     samples: int, *, reference: Reference, extractor: Extractor, settings: EvaluateSettings
 ) -> dict[str, str]:
+    """What figures depend on beside the pictures that are judged."""
     return {
         "features": extractor.name,
         "weights": extractor.identity,
@@ -273,7 +280,8 @@ def _protocol(
     }
 
 
-def _notes(features: Tensor, *, reference: Reference, extractor: Extractor) -> Iterator[str]:
+def notes_on(features: Tensor, *, reference: Reference, extractor: Extractor) -> Iterator[str]:
+    """What figures from features [N, D] cannot say."""
     count, dimensions = features.shape
     if count <= dimensions:
         yield (

@@ -50,11 +50,18 @@ def decide(candidate: ModelVersion, champion: ModelVersion | None, policy: Promo
     return _compare(metric, value, champion, policy)
 
 
+YARDSTICKS = ("_source", "_ratio", "_real")
+
+
 def compared_metric(metrics: Mapping[str, float], policy: PromoteSettings) -> str:
-    """The policy's metric; without one `fid`, or else the only `fd_...`; empty where that is ambiguous."""
+    """The policy's metric; without one `fid`, or else the only `fd_...`; empty where that is ambiguous.
+
+    The yardsticks that a translation's distance is held against are none of them.
+    """
     if policy.metric:
         return policy.metric
-    distances = ["fid"] if "fid" in metrics else [name for name in metrics if name.startswith("fd_")]
+    distances = [name for name in metrics if name.startswith("fd_") and not name.endswith(YARDSTICKS)]
+    distances = ["fid"] if "fid" in metrics else distances
     return distances[0] if len(distances) == 1 else ""
 
 

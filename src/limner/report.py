@@ -22,6 +22,12 @@ from limner.pixels import encode_png
 MEANINGS = {
     "fid": ("lower", "Fréchet inception distance to the training pictures; 0 is equal"),
     "fd_": ("lower", "Fréchet distance of the features to those of the training pictures; 0 is equal"),
+    "fid_source": ("", "the same of the untouched sources"),
+    "fd_source_": ("", "the same of the untouched sources"),
+    "fid_real": ("", "the same of held-out targets: what being real gives"),
+    "fd_real_": ("", "the same of held-out targets: what being real gives"),
+    "fid_ratio": ("lower", "the first over that of the untouched sources; 1 is no nearer to the style than they are"),
+    "fd_ratio_": ("lower", "the first over that of the untouched sources; 1 is no nearer to the style than they are"),
     "kid": ("lower", "kernel inception distance; near 0 is equal"),
     "kid_se": ("", "its standard error"),
     "kd_": ("lower", "kernel distance of the features; near 0 is equal"),
@@ -33,7 +39,25 @@ MEANINGS = {
     "sure_share_ratio": ("higher", "how readable the pictures are: the first over the second"),
     "class_entropy": ("higher", "how evenly the classes are drawn; 1 is even"),
     "label_agreement": ("higher", "share of the pictures that are read as the class they were made for"),
+    "label_agreement_source": ("", "the same of the untouched sources"),
     "label_agreement_real": ("", "the same of held-out real pictures: how good the classifier is"),
+    "l1": ("lower", "mean difference to the truth, a share of the grey scale"),
+    "l1_identity": ("", "the same of the untouched sources"),
+    "l1_ratio": ("lower", "the first over the second; 1 is no nearer to the truth than the sources are"),
+    "psnr": ("higher", "peak signal to noise against the truth, decibels"),
+    "psnr_identity": ("", "the same of the untouched sources"),
+    "ssim": ("higher", "structural similarity to the truth; 1 is equal"),
+    "ssim_identity": ("", "the same of the untouched sources"),
+    "ssim_source": ("", "structural similarity to the sources; 1 is unchanged"),
+    "feature_": ("lower", "difference of the features to the source's, each brought to length 1; 0 is equal"),
+    "feature_unrelated_": ("", "the same to another picture's source: what keeping nothing would give"),
+    "cycle_l1": ("lower", "mean difference of a source and its result brought back, a share of the grey scale"),
+    "change": ("", "mean difference of result and source, a share of the grey scale"),
+    "identity_share": ("lower", "share of the results that hardly differ from their sources"),
+    "colour_correlation": ("", "correlation of the pixels of result and source; -1 is a negative"),
+    "inverted_share": ("lower", "share of the results that look like negatives of their sources"),
+    "inverted_share_truth": ("", "the same of the truth"),
+    "checkerboard": ("near 1", "how much patterns of 2 or 4 pixels stand out, over real targets"),
     "within_class_diversity": ("near 1", "how varied a class is, over the real pictures'; 0 is always the same one"),
     "diversity": ("near 1", "how varied the pictures are, over the real ones; 0 is always the same one"),
     "copy_share": ("lower", "share of the pictures that copy a training picture"),
@@ -41,6 +65,8 @@ MEANINGS = {
     "novelty": ("near 1", "median distance to the nearest training picture, over that of held-out real pictures"),
 }
 """A metric, or how a family of them begins -> which way is better, and what it says; in the order of the table."""
+ENDINGS = ("se", "source", "ratio", "real", "unrelated")
+"""What may stand behind the extractor in a name and makes a family of its own."""
 
 HEADLINES = {
     "fid": ("Fréchet inception distance", "{:.2f}"),
@@ -52,6 +78,18 @@ HEADLINES = {
     "copy_share": ("copies of training pictures", "{:.2%}"),
 }
 """A metric, or how a family of them begins -> the words and the form in which it stands at the top."""
+
+TRANSFER_HEADLINES = {
+    "l1_ratio": ("of the untouched sources' error", "{:.0%}"),
+    "fid_ratio": ("of the untouched sources' distance to the style", "{:.0%}"),
+    "fd_ratio_": ("of the untouched sources' distance to the style", "{:.0%}"),
+    "label_agreement": ("are read as what their sources show", "{:.1%}"),
+    "ssim_source": ("structural similarity to the sources", "{:.2f}"),
+    "within_class_diversity": ("as varied within a class as real targets", "{:.0%}"),
+    "diversity": ("as varied as real targets", "{:.0%}"),
+    "copy_share": ("copies of training pictures", "{:.2%}"),
+}
+"""The same of a model that translates."""
 
 PLOT_TITLES = {
     "loss": "Losses",
@@ -89,6 +127,35 @@ class Sheet:
 
 
 @dataclass(frozen=True)
+class Yardstick:
+    """A figure beside what doing nothing would score, and what real pictures do; in the form in which they are read."""
+
+    words: str
+    result: str
+    untouched: str
+    real: str
+
+
+@dataclass(frozen=True)
+class Safeguard:
+    """Something that can go wrong unseen, and whether it did, in a sentence."""
+
+    fine: bool
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Exhibits:
+    """What is shown of a model beside its figures; which of it there is depends on the kind of model."""
+
+    sheets: Sequence[Sheet]
+    headlines: Mapping[str, tuple[str, str]]
+    """A metric, or how a family of them begins -> the words and the form in which it stands at the top."""
+    yardsticks: Sequence[Yardstick] = ()
+    safeguards: Sequence[Safeguard] = ()
+
+
+@dataclass(frozen=True)
 class ReportContent:
     """All that a report shows."""
 
@@ -98,7 +165,7 @@ class ReportContent:
     """By moment ("best", "last"), then by name."""
     protocol: Mapping[str, str]
     notes: Sequence[str]
-    sheets: Sequence[Sheet]
+    exhibits: Exhibits
     journal: Sequence[Mapping[str, Any]]
     lineage: Mapping[str, str]
     distances: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
@@ -112,8 +179,8 @@ def render_report(content: ReportContent) -> str:
     return environment.get_template("report.html.j2").render(
         content=content,
         metrics=_explained(content.metrics),
-        headlines=list(_headlines(content.metrics[content.chosen])),
-        sheets=[(sheet, _sheet_uri(sheet)) for sheet in content.sheets],
+        headlines=list(_headlines(content.metrics[content.chosen], content.exhibits.headlines)),
+        sheets=[(sheet, _sheet_uri(sheet)) for sheet in content.exhibits.sheets],
         sharp=SHARP_SHEET,
         distances=_uri(_distances_svg(content.distances), "svg+xml") if content.distances else "",
         plots=[(title, _uri(svg, "svg+xml")) for title, svg in _curves(content.journal)],
@@ -128,7 +195,8 @@ def _family(name: str) -> str:
     """The key of a metric's name in the tables above."""
     if name in MEANINGS:
         return name
-    return f"{name.split('_', maxsplit=1)[0]}_{'se_' if name.endswith('_se') else ''}"
+    ending = next((ending for ending in ENDINGS if name.endswith(f"_{ending}")), "")
+    return f"{name.split('_', maxsplit=1)[0]}_{ending}{'_' if ending else ''}"
 
 
 def _explained(metrics: Mapping[str, Mapping[str, float]]) -> list[tuple[str, str, str]]:
@@ -140,10 +208,10 @@ def _explained(metrics: Mapping[str, Mapping[str, float]]) -> list[tuple[str, st
     return [(name, *MEANINGS[_family(name)]) for name in known] + unknown
 
 
-def _headlines(metrics: Mapping[str, float]) -> Iterator[tuple[str, str]]:
+def _headlines(metrics: Mapping[str, float], headlines: Mapping[str, tuple[str, str]]) -> Iterator[tuple[str, str]]:
     """Value and words for each figure that deserves to be seen first."""
     found = {_family(name): value for name, value in metrics.items()}
-    for family, (words, form) in HEADLINES.items():
+    for family, (words, form) in headlines.items():
         if family in found:
             yield form.format(found[family]), words
 

@@ -1,4 +1,4 @@
-"""Unpaired translation in half the time: FastCUT (arXiv:2007.15651, appendix C). The algorithm is `limner.contrastive`.
+"""Unpaired translation in half the time: FastCUT (arXiv:2007.15651). The algorithm is `limner.contrastive`.
 
 Without the identity loss only sources are translated. In its place PatchNCE weighs ten times as much, and mirrored
 sources have to give mirrored features.
@@ -8,14 +8,24 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from limner.contrastive import ContrastiveSettings, ContrastiveTranslation, NceSettings
+
+
+class FastNceSettings(NceSettings):
+    """PatchNCE, with FastCUT's defaults."""
+
+    weight: float = Field(10.0, ge=0, description="in the generator's loss")
+    identity: bool = Field(False, description="half of it is of target pictures, which the generator is to leave alone")
+    flip_equivariance: bool = Field(True, description="mirror half of the sources, and ask for mirrored features")
 
 
 class Params(ContrastiveSettings):
     """The paper's."""
 
     name: Literal["fastcut"]
-    nce: NceSettings = NceSettings(weight=10.0, identity=False, flip_equivariance=True)
+    nce: FastNceSettings = FastNceSettings()
 
 
 class Method(ContrastiveTranslation):

@@ -17,6 +17,14 @@ from limner.losses import LossName
 from limner.networks import DiscriminatorSettings, patch_discriminator
 
 
+class SingleNceSettings(NceSettings):
+    """PatchNCE, with SinCUT's defaults."""
+
+    weight: float = Field(4.0, ge=0, description="in the generator's loss")
+    patches: int = Field(64, ge=2, le=65536, description="places compared in each layer")
+    negatives: Literal["image", "batch"] = Field("batch", description="where the wrong answers come from")
+
+
 class Params(ContrastiveSettings):
     """The paper's loss and weights."""
 
@@ -24,7 +32,7 @@ class Params(ContrastiveSettings):
     discriminator: DiscriminatorSettings = patch_discriminator.DiscriminatorSettings(resampling="blur", norm="none")
     loss: LossName = Field("bce", description="adversarial loss; non-saturating")
     adversarial: float = Field(1.0, ge=0, description="weight of the adversarial loss")
-    nce: NceSettings = NceSettings(weight=4.0, patches=64, negatives="batch")
+    nce: SingleNceSettings = SingleNceSettings()
     penalties: PenaltySettings = PenaltySettings(r1=1.0)
 
 
