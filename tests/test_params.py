@@ -41,7 +41,7 @@ def test_an_entry_is_resolved_with_its_defaults():
         ("models.toy.train.kimg=-1", r"params.yaml: models.toy.train.kimg = -1 .*\n.*than 0\nAllowed: number, > 0"),
         ("models.toy.train.kimgs=3", r"models.toy.train is not right.\n.*no key 'kimgs' here. Did you mean 'kimg'\?"),
         ("models.toy.trian={}", r"models.toy is not right.\n.*Did you mean 'train'\?"),
-        ("models.toy.train.batch=many", r"train.batch = 'many'.*\n.*valid integer\nAllowed: integer, >= 2, <= 65536"),
+        ("models.toy.train.batch=many", r"train.batch = 'many'.*\n.*valid integer\nAllowed: integer, >= 1, <= 65536"),
         ("models.toy.train.batch=64.5", r"models.toy.train.batch = 64.5"),
         ("models.toy.train.batch='64'", r"models.toy.train.batch = '64'"),
         ("models.toy.train.mirror=1", r"models.toy.train.mirror = 1"),

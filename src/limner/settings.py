@@ -198,7 +198,7 @@ class TrainSettings(Settings):
     """How long and how a method trains. Progress is counted in images shown to the discriminator (1 kimg = 1,000)."""
 
     kimg: float = Field(gt=0, description="length of the run, thousands of images")
-    batch: int = Field(64, ge=2, le=65536)
+    batch: int = Field(64, ge=1, le=65536)
     micro_batch: int = Field(
         0, ge=0, description="images in memory at once; a share of the batch for one process of several; 0: the batch"
     )

@@ -11,6 +11,11 @@ from typing import Literal
 from pydantic import Field
 
 from limner.contrastive import ContrastiveSettings, ContrastiveTranslation, NceSettings
+from limner.optimise import AdamSettings, OptimizerSettings
+from limner.schedules import Ramp
+
+LATE_DECAY = Ramp(start=2e-4, end=2e-6, hold=0.75, shape="linear")
+"""The paper's learning rate: 150 epochs constant, 50 down."""
 
 
 class FastNceSettings(NceSettings):
@@ -26,6 +31,8 @@ class Params(ContrastiveSettings):
 
     name: Literal["fastcut"]
     nce: FastNceSettings = FastNceSettings()
+    generator_optimizer: OptimizerSettings = AdamSettings(learning_rate=LATE_DECAY)
+    discriminator_optimizer: OptimizerSettings = AdamSettings(learning_rate=LATE_DECAY)
 
 
 class Method(ContrastiveTranslation):
