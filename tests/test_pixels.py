@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
-from limner.pixels import encode_png, grid, to_signed, to_uint8
+from limner.pixels import bands, encode_png, grid, to_signed, to_uint8
 
 
 @given(arrays(np.uint8, array_shapes(max_dims=4, max_side=6)))
@@ -64,3 +64,18 @@ def test_a_png_holds_the_pixels_it_was_made_of(channels, mode):
     picture = Image.open(io.BytesIO(encode_png(pixels)))
     assert picture.mode == mode
     assert np.array_equal(np.asarray(picture).reshape(pixels.shape), pixels)
+
+
+def test_bands_are_rows_that_belong_together_with_a_gap_between():
+    one = torch.arange(1, 4, dtype=torch.uint8).view(3, 1, 1, 1).expand(3, 1, 4, 4)
+    sheet = bands([one, 10 * one], columns=2)
+    assert sheet.shape == (4 * 4 + 2, 8, 1)
+    assert sheet[[0, 4, 10, 14], 0, 0].tolist() == [1, 10, 3, 30], "a row of the first, below it of the second"
+    assert sheet[[0, 4], 7, 0].tolist() == [2, 20]
+    assert sheet[8:10].min() == sheet[8:10].max() == 128, "the gap"
+    assert sheet[[10, 14], 7, 0].tolist() == [0, 0], "free places"
+
+
+def test_bands_of_one_layer_are_a_grid():
+    images = torch.arange(5, dtype=torch.uint8).view(5, 1, 1, 1)
+    np.testing.assert_array_equal(bands([images], columns=2), grid(images, columns=2))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,9 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from limner.data import showcase
 from limner.features import Extractor
 from limner.packing import PackedDataset
-from limner.pixels import grid, to_signed, to_uint8
+from limner.pixels import bands, grid, to_signed, to_uint8
 from limner.ports import Ports
 from limner.reference import BATCH, Reference, open_extractor, open_reference
 from limner.report import TRANSFER_HEADLINES, WIDEST_SHEET, Exhibits, Sheet
@@ -31,8 +32,6 @@ from limner.transfer_report import safeguards, yardsticks
 BANDS, CYCLE_BANDS = 4, 2
 """Rows of sources with what became of them below."""
 LEAST_COLUMNS = 4
-GAP_SHARE, GAP_LEVEL = 8, 128
-"""Between two bands lies this part of a picture's height, in this grey."""
 TARGET_ROWS = 8
 
 
@@ -96,15 +95,19 @@ class TransferBench:
         yield Sheet(
             "Before and after",
             f"Bands of pictures: {words}.",
-            _bands(rows, columns=columns),
+            bands(rows, columns=columns),
             f"{kind} {words}. None is chosen.",
             headings,
         )
-        real = held_out.targets[: columns * TARGET_ROWS]
+        real = self._targets(columns * TARGET_ROWS)
         yield Sheet("Target", "A grid of training pictures of the target.", grid(real, columns=columns))
         if back := _way_back(self.trained.product(which)):
             yield from self._cycles(judged, shown[: columns * CYCLE_BANDS], back, columns=columns)
         yield nearest_sheet(judged, self.packed.split("train", "target"), words=("results", "targets"))
+
+    def _targets(self, count: int) -> Tensor:
+        """Training pictures of the target, classes in turn, uint8."""
+        return to_uint8(showcase(self.packed.split("train", "target"), count=count, device=torch.device("cpu")).images)
 
     def _cycles(
         self, judged: Judged, shown: NDArray[np.int64], back: Callable[[Tensor], Tensor], *, columns: int
@@ -113,14 +116,14 @@ class TransferBench:
         yield Sheet(
             "There and back",
             "Bands of pictures: sources, their results, and these brought back.",
-            _bands([self.held_out.sources[shown], results, back(results)], columns=columns),
+            bands([self.held_out.sources[shown], results, back(results)], columns=columns),
             "Sources, below them their results, and below these what the way back makes of them: ideally the sources.",
         )
-        targets = self.held_out.targets[: columns * BANDS]
+        targets = self._targets(columns * BANDS)
         yield Sheet(
             "The other direction",
             "Bands of pictures: targets, and below them what the way back makes of them.",
-            _bands([targets, back(targets)], columns=columns),
+            bands([targets, back(targets)], columns=columns),
             "Targets of the training split, and below them what the way back makes of them.",
         )
 
@@ -174,19 +177,3 @@ def _in_turn(labels: Tensor | None, count: int) -> NDArray[np.int64]:
 def _full_rounds(labels: Tensor | None, classes: int) -> int:
     """How often every class comes in turn before one of them is used up."""
     return int(torch.bincount(labels, minlength=classes).min()) if labels is not None and classes else 0
-
-
-def _bands(rows: Sequence[Tensor], *, columns: int) -> NDArray[np.uint8]:
-    """One sheet of sets of pictures uint8 [N, C, H, W]: of so many of each in turn, one set below the other."""
-    height = rows[0].shape[2]
-    bands: list[NDArray[np.uint8]] = []
-    for start in range(0, len(rows[0]), columns):
-        strips = [grid(_filled(images[start : start + columns], columns), columns=columns) for images in rows]
-        gap = np.full((max(2, height // GAP_SHARE), *strips[0].shape[1:]), GAP_LEVEL, np.uint8)
-        bands += [gap, *strips] if bands else strips
-    return np.concatenate(bands)
-
-
-def _filled(images: Tensor, columns: int) -> Tensor:
-    """The images, with black ones behind them where they are fewer."""
-    return torch.cat([images, images.new_zeros(columns - len(images), *images.shape[1:])])
