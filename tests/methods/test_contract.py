@@ -66,6 +66,23 @@ def test_every_parameter_belongs_to_exactly_one_optimizer(case):
     assert sorted(owned) == sorted(id(p) for p in method.networks.parameters())
 
 
+def test_each_move_touches_only_its_own_player(case):
+    method, moves = case.build(), []
+    now = {name: p.detach().clone() for name, p in method.networks.named_parameters()}
+
+    def moved(optimizer, *_):
+        own = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        for name, p in method.networks.named_parameters():
+            assert id(p) in own or torch.equal(p, now[name]), name
+            now[name] = p.detach().clone()
+        moves.append(optimizer)
+
+    for optimizer in method.optimizers.values():
+        optimizer.register_step_post_hook(moved)
+    steps(method, case.batches(), count=2)
+    assert len(moves) == 2 * len(method.optimizers)
+
+
 def test_every_term_is_a_finite_detached_scalar(case):
     for losses in steps(case.build(), case.batches(), count=2):
         for name, value in losses.items():
