@@ -82,8 +82,11 @@ def test_what_was_mirrored_is_mirrored_back_before_it_is_compared():
         scale = next(network.parameters())
         network.features = lambda images, layers: [images]
         network.forward_with_features = lambda images, layers, s=scale: (images + 0 * s.sum(), [images])
-        part = method._begin(MicroBatch(BATCH, generator(0, "step", 0)), Moment(0, 0, 100))
-        assert (part.mirrored is not None and bool(part.mirrored.any())) == mirror
+        steps = [method._begin(MicroBatch(BATCH, generator(0, "step", 0)), Moment(i, 0, 100)) for i in range(8)]
+        assert any(part.mirrored for part in steps) == mirror
+        assert not all(part.mirrored for part in steps), "half of the steps"
+        part = next((part for part in steps if part.mirrored), steps[0])
+        assert torch.equal(part.results, BATCH.source.images.flip(3) if mirror else BATCH.source.images)
         assert torch.equal(part.keys[0], BATCH.source.images)
         # The same places for both, though one has drawn the mirrors before.
         part.duel.rng = generator(0, "places")

@@ -29,6 +29,7 @@ from limner.losses import LossName, patch_nce_loss
 from limner.networks import DiscriminatorSettings, patch_discriminator, resnet_translator
 from limner.networks.patch_projection import PatchProjection
 from limner.optimise import AdamSettings, OptimizerSettings, build_optimizer, descend
+from limner.randomness import generator
 from limner.schedules import Ramp
 from limner.strict import Settings
 from limner.tasks import PictureShape, UnpairedPictures
@@ -42,7 +43,9 @@ class NceSettings(Settings):
 
     weight: float = Field(1.0, ge=0, description="in the generator's loss")
     identity: bool = Field(True, description="half of it is of target pictures, which the generator is to leave alone")
-    flip_equivariance: bool = Field(False, description="mirror half of the sources, and ask for mirrored features")
+    flip_equivariance: bool = Field(
+        False, description="mirror the sources of half the steps; ask for mirrored features"
+    )
     layers: list[int] = Field([], description="of the generator's encoder, see the network; empty: the paper's five")
     patches: int = Field(256, ge=2, le=65536, description="places compared in each layer")
     temperature: float = Field(0.07, gt=0)
@@ -72,8 +75,7 @@ class _Part:
     batch: UnpairedPictures
     inputs: Tensor
     """What is translated: sources, mirrored or not, and behind them the targets where identity is asked for."""
-    mirrored: Tensor | None
-    """Which sources are, [N, 1, 1, 1]."""
+    mirrored: bool
     results: Tensor
     keys: list[Tensor]
     """Features of what is translated, as it was before any mirroring; no gradient goes there."""
@@ -146,13 +148,13 @@ class ContrastiveTranslation:
 
     def _begin(self, part: MicroBatch[UnpairedPictures], moment: Moment) -> _Part:
         source, target = part.batch.source, part.batch.target
-        pictures, mirrored = source.images, None
-        if self._params.nce.flip_equivariance:
-            mirrored = torch.rand(len(pictures), 1, 1, 1, generator=part.rng, device=pictures.device) < 0.5
-            pictures = torch.where(mirrored, pictures.flip(3), pictures)
+        # One coin for all, as the authors toss it: the step's, so that every part and process has the same.
+        coin = torch.rand((), generator=generator(0, "mirror", moment.step))
+        mirrored = self._params.nce.flip_equivariance and float(coin) < 0.5
+        pictures = source.images.flip(3) if mirrored else source.images
         inputs = torch.cat([pictures, target.images]) if self._params.nce.identity else pictures
         results, keys = self._generator.forward_with_features(inputs, self._layers)
-        if mirrored is not None:
+        if mirrored:
             with torch.no_grad():
                 plain = self._generator.features(source.images, self._layers)
             keys = [torch.cat([one, other[len(one) :]]) for one, other in zip(plain, keys, strict=True)]
@@ -182,9 +184,8 @@ class ContrastiveTranslation:
         """Mean over layers of PatchNCE: of the sources, and of the targets where identity is asked for; [1] or [2]."""
         nce, count = self._params.nce, len(part.duel.fake)
         queries = self._generator.features(results, self._layers)
-        if part.mirrored is not None:
-            back = torch.cat([part.mirrored, part.mirrored.new_zeros(len(results) - count, 1, 1, 1)])
-            queries = [torch.where(back, each.flip(3), each) for each in queries]
+        if part.mirrored:
+            queries = [torch.cat([each[:count].flip(3), each[count:]]) for each in queries]
         with torch.no_grad():
             keys, places = self._projection.sample(part.keys, nce.patches, part.duel.rng)
         vectors, _ = self._projection.sample(queries, nce.patches, part.duel.rng, places=places)

@@ -71,6 +71,6 @@ def _swap(pool: Tensor, places: Tensor, new: Tensor, *, stored: Tensor, swapped:
     """Puts those of `new` that are `stored` at their places, and returns what was there instead of the `swapped`."""
     across = (-1, *[1] * (new.ndim - 1))
     old = pool[places]
-    stored = stored & torch.isfinite(new).view(len(new), -1).all(1)  # or for ever
+    stored = stored & torch.isfinite(new).reshape(len(new), -1).all(1)  # or for ever
     pool[places] = torch.where(stored.view(across), new.to(pool.dtype), old)
     return torch.where(swapped.view(across), old.to(new.dtype), new)

@@ -15,6 +15,10 @@ from limner import distributed
 from limner.schedules import PositiveSchedule, Ramp, ShareSchedule, value_at
 from limner.strict import Settings
 
+TINY_WEIGHTS = 0.01
+"""Root mean square of weights below which they are meant to grow, as where CUT's authors begin: what a step changes is
+held against this then."""
+
 PrecisionName = Literal["auto", "fp32", "bf16"]
 
 
@@ -118,10 +122,10 @@ def descend(parts: Iterable[Tensor | Sequence[Tensor]], optimizer: Optimizer, *,
     before the next is asked for, so that only one micro-batch's activations exist at a time. Gradients are averaged
     over micro-batches and processes.
 
-    Returns the norm of the gradient ("gradient/<player>") and of the change relative to the weights
-    ("update/<player>"). Where the gradient is not finite the step is skipped, so that one bad batch cannot poison the
-    weights, and the norm tells. Raises RuntimeError where a parameter does not influence the loss: a player with a part
-    that is never trained is a bug.
+    Returns the norm of the gradient ("gradient/<player>") and of the change relative to the weights, or to tiny ones
+    (`TINY_WEIGHTS`) where they are less ("update/<player>"). Where the gradient is not finite the step is skipped, so
+    that one bad batch cannot poison the weights, and the norm tells. Raises RuntimeError where a parameter does not
+    influence the loss: a player with a part that is never trained is a bug.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     gradients = _mean_gradients(parts, parameters)
@@ -140,7 +144,8 @@ def descend(parts: Iterable[Tensor | Sequence[Tensor]], optimizer: Optimizer, *,
     optimizer.zero_grad()
     torch.clear_autocast_cache()  # it holds casts of the weights as they were before the step
     change = torch._foreach_sub([parameter.detach() for parameter in parameters], before)
-    share = torch.nn.utils.get_total_norm(change) / torch.nn.utils.get_total_norm(before)
+    least = TINY_WEIGHTS * sum(weight.numel() for weight in before) ** 0.5
+    share = torch.nn.utils.get_total_norm(change) / torch.nn.utils.get_total_norm(before).clamp(min=least)
     return {f"gradient/{player}": norm, f"update/{player}": share}
 
 

@@ -40,8 +40,8 @@ class Ramp(Settings):
 def value_at(schedule: float | Ramp, progress: float) -> float:
     """The value at a progress in [0, 1].
 
-    With t = (progress - hold) / (share - hold), kept in [0, 1], the value is start + (end - start) w, where w = t for a linear ramp and
-    w = (1 - cos(pi t)) / 2 for a cosine. Both ends are met exactly, and no value lies outside them.
+    With t = (progress - hold) / (share - hold), kept in [0, 1], the value is start + (end - start) w, where w = t for a
+    linear ramp and w = (1 - cos(pi t)) / 2 for a cosine. Both ends are met exactly, and no value lies outside them.
     """
     if not isinstance(schedule, Ramp):
         return schedule

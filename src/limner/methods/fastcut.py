@@ -23,7 +23,7 @@ class FastNceSettings(NceSettings):
 
     weight: float = Field(10.0, ge=0, description="in the generator's loss")
     identity: bool = Field(False, description="half of it is of target pictures, which the generator is to leave alone")
-    flip_equivariance: bool = Field(True, description="mirror half of the sources, and ask for mirrored features")
+    flip_equivariance: bool = Field(True, description="mirror the sources of half the steps; ask for mirrored features")
 
 
 class Params(ContrastiveSettings):

@@ -13,6 +13,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from limner.errors import LimnerError
 from limner.networks.initial_weights import InitialWeights, begin_small, begin_steady
+from limner.networks.instance_norm import InstanceNorm
 from limner.networks.resampling import BlurHalve
 from limner.strict import Settings
 from limner.tasks import PictureShape
@@ -77,7 +78,7 @@ class Discriminator(nn.Module):
             normalised = norm == "instance" and number > 0
             # A normalisation takes an offset away again.
             body.append(nn.Conv2d(before, after, self.window, stride=stride, padding=padding, bias=not normalised))
-            body += [nn.InstanceNorm2d(after)] * normalised
+            body += [InstanceNorm(after)] * normalised
             body.append(nn.LeakyReLU(SLOPE))
             body += [BlurHalve()] * (halve and resampling == "blur")
         self.layers = nn.Sequential(*body)

@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from limner.networks.initial_weights import InitialWeights, begin_small, begin_steady
+from limner.networks.instance_norm import InstanceNorm
 from limner.networks.resampling import BlurDouble, BlurHalve, Reflect, pad_to_multiple, reflect
 from limner.strict import Settings
 from limner.tasks import PictureShape
@@ -159,7 +160,7 @@ class Block(nn.Module):
 
 
 def _normalised_relu(width: int, norm: Norm) -> list[nn.Module]:
-    return [nn.InstanceNorm2d(width), nn.ReLU()] if norm == "instance" else [nn.ReLU()]
+    return [InstanceNorm(width), nn.ReLU()] if norm == "instance" else [nn.ReLU()]
 
 
 def _doubling(before: int, after: int, resampling: Resampling, *, bias: bool) -> list[nn.Module]:

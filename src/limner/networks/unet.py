@@ -12,6 +12,7 @@ from torch.nn import functional as F  # noqa: N812 - PyTorch's own name for it
 
 from limner.errors import LimnerError
 from limner.networks.initial_weights import InitialWeights, begin_small
+from limner.networks.instance_norm import InstanceNorm
 from limner.networks.resampling import pad_to_multiple
 from limner.strict import Settings
 from limner.tasks import PictureShape
@@ -124,4 +125,4 @@ def _doubling(before: int, after: int) -> nn.Module:
 
 
 def _normalisation(channels: int, norm: Norm) -> nn.Module:
-    return nn.BatchNorm2d(channels) if norm == "batch" else nn.InstanceNorm2d(channels)
+    return nn.BatchNorm2d(channels) if norm == "batch" else InstanceNorm(channels)
