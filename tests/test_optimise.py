@@ -286,5 +286,5 @@ def test_weights_that_begin_tiny_may_change_by_their_size():
     """CUT's authors begin with weights of a thousandth: a share of these would look like ruin."""
     weights = torch.nn.Parameter(torch.full((100,), 1e-4))
     optimizer = torch.optim.SGD([weights], lr=1e-3)
-    told = descend([weights.sum()], optimizer, player="me")
+    told = move([weights.sum()], optimizer, player="me")
     assert told["update/me"].item() == pytest.approx(1e-3 / 0.01, rel=1e-4)
