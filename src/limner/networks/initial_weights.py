@@ -29,12 +29,12 @@ def begin_small(network: nn.Module, scheme: InitialWeights) -> None:
 
 
 def begin_steady(network: nn.Module, *, slope: float = 0.0) -> None:
-    """All convolutions: weights that keep the variance through (leaky) ReLUs (arXiv:1502.01852), offsets zero.
+    """All convolutions and linear layers: weights that keep the variance through (leaky) ReLUs, offsets zero.
 
-    For networks without normalisation, in which small weights would let the signal die out.
+    arXiv:1502.01852. For networks without normalisation, in which small weights would let the signal die out.
     """
     for layer in network.modules():
-        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             nn.init.kaiming_normal_(layer.weight, a=slope, nonlinearity="leaky_relu")
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
