@@ -21,6 +21,18 @@ def test_summary_has_data_metrics_registry_and_what_to_do_next(
     assert "limner generate --model exports/tiny-gan --count 64 --seed 0 --out generated/tiny-gan" in said.out
 
 
+def test_what_to_do_with_a_translator_is_to_stylize(say, tiny_params: Path) -> None:
+    for name, content in (
+        ("reports/tiny-gan/metrics.json", '{"chosen": "best", "best": {"fd_pixels": 1.0}}'),
+        ("exports/tiny-gan/config.json", '{"task": "unpaired"}'),
+    ):
+        Path(name).parent.mkdir(parents=True)
+        Path(name).write_text(content, encoding="utf-8")
+    said = say("summary", "--params", tiny_params)
+    assert "limner stylize YOUR_PICTURES --model exports/tiny-gan --out stylized/tiny-gan" in said.out
+    assert "limner generate" not in said.out
+
+
 def test_summary_of_nothing_says_how_to_begin(say, tiny_params: Path) -> None:
     said = say("summary", "--params", tiny_params)
     assert said.status == 2

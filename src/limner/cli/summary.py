@@ -40,19 +40,21 @@ def summary(*, params: ParamsFile = PARAMS, overrides: Overrides = None, as_json
         return
     print_table(("model", "dataset", "metrics", "registry"), [_row(name, result) for name, result in results.items()])
     print("Next:")
-    for command in _next_commands([name for name, result in results.items() if result["exported"]]):
+    for command in _next_commands({name: result["task"] for name, result in results.items() if result["exported"]}):
         print(f"  {command}")
 
 
 def _results(name: str, *, dataset: str) -> dict[str, Any]:
     evaluation = _read(places.evaluation(name) / "metrics.json")
     promotion = _read(places.promotion(name) / "promotion.json")
+    export = _read(places.export(name) / "config.json")
     return {
         "dataset": dataset,
         "dataset_digest": _read(places.model(name) / "lineage.json").get("dataset_digest", ""),
         "chosen": evaluation.get("chosen", ""),
         "metrics": evaluation.get(evaluation.get("chosen", ""), {}),
-        "exported": (places.export(name) / "config.json").is_file(),
+        "exported": bool(export),
+        "task": export.get("task", ""),
         "verdict": promotion.get("verdict", ""),
         "reasons": promotion.get("reasons", []),
         "version": promotion.get("version", {}).get("number", ""),
@@ -84,11 +86,16 @@ def _row(name: str, result: dict[str, Any]) -> tuple[str, str, str, str]:
     )
 
 
-def _next_commands(exported: list[str]) -> list[str]:
+def _next_commands(exported: dict[str, str]) -> list[str]:
+    """What to do with the exported models, whose tasks are given by name."""
     limner = os.path.relpath(sys.argv[0]) if Path(sys.argv[0]).name == "limner" else "limner"
     opener = "open" if sys.platform == "darwin" else "xdg-open"
     commands = ["make ui    # runs, pictures and the registry, in a browser"]
-    for name in exported:
+    for name, task in exported.items():
         commands.append(f"{opener} {places.evaluation(name) / 'report.html'}")
-        commands.append(f"{limner} generate --model {places.export(name)} --count 64 --seed 0 --out generated/{name}")
+        if task in ("unpaired", "paired"):
+            commands.append(f"{limner} stylize YOUR_PICTURES --model {places.export(name)} --out stylized/{name}")
+        else:
+            pictures = "--count 64 --seed 0"
+            commands.append(f"{limner} generate --model {places.export(name)} {pictures} --out generated/{name}")
     return commands
