@@ -388,7 +388,7 @@ def test_a_signal_saves_at_the_very_step_and_the_run_goes_on_from_there(tmp_path
 
 
 def test_a_signal_does_not_save_what_looks_ill(tmp_path):
-    run = run_of(tmp_path, before=once([7], ask_to_stop(signal.SIGTERM)), watch=lambda: {DIVERSITY: 0.001})
+    run = run_of(tmp_path, before=once([7], ask_to_stop(signal.SIGTERM)), watch=lambda: {DIVERSITY: 100.0})
     with pytest.raises(SystemExit, match="143"):
         go(run)
     assert saved(tmp_path) == [0]

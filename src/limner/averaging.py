@@ -47,10 +47,11 @@ def one_set_of_statistics(network: nn.Module, parts: Sequence[T]) -> Iterator[T]
 
     Batch normalisation's running statistics and spectral norm's vectors are buffers that change at every pass. Each
     part begins with the buffers as they were before the batch; in the end they are the mean over parts and processes.
+    What is not finite then stays as it was: the step of such a batch is skipped, and it must not stay for ever.
     """
     buffers = list(network.buffers())
     measured = [buffer for buffer in buffers if buffer.is_floating_point()]  # the others count batches
-    if not buffers or len(parts) * distributed.processes() == 1:
+    if not measured:
         yield from parts
         return
     before = [buffer.clone() for buffer in buffers]
@@ -62,9 +63,10 @@ def one_set_of_statistics(network: nn.Module, parts: Sequence[T]) -> Iterator[T]
         torch._foreach_add_(sums, measured)
     means = [total / len(parts) for total in sums]
     distributed.average_(means)
-    for buffer, mean in zip(measured, means, strict=True):
+    earlier = [old for old in before if old.is_floating_point()]
+    for buffer, mean, old in zip(measured, means, earlier, strict=True):
         # Past autograd: a batch may have its backward still before it, which in training mode needs no statistics.
-        buffer.data.copy_(mean)
+        buffer.data.copy_(torch.where(torch.isfinite(mean), mean, old))
 
 
 @contextmanager

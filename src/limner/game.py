@@ -26,6 +26,8 @@ class MicroBatch(Generic[BatchT]):
     batch: BatchT
     rng: Generator
     """On the method's device, seeded from the run's seed, the step and the part."""
+    seed: int = 0
+    """Of the same three, for layers that draw from the global generator: see `limner.randomness.global_seed`."""
 
 
 @dataclass(frozen=True)

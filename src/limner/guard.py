@@ -23,8 +23,8 @@ MEMORISED_ABOVE = 0.9
 """r_v of the ADA paper (arXiv:2006.06676, equation 1) is 0 without and 1 with complete overfitting."""
 WON_BELOW = 1e-3
 """A discriminator loss that stays below has no gradient left for the generator."""
-WARM_UP = 0.05
-"""Share of a run in which a generator may still be as it began."""
+WARM_UP, LATEST = 0.05, 0.25
+"""Share of a run in which a generator may still be as it began; and as flat as it began, if it has never been else."""
 
 
 class Tally:
@@ -98,6 +98,7 @@ class Guard:
         self._history: list[str] = []
         self._means: dict[str, float] = {}
         self._bad = 0
+        self._flat_so_far = True
 
     @property
     def suspicious(self) -> bool:
@@ -136,7 +137,8 @@ class Guard:
         """Its state once the run has gone back for this reason; None where it has gone back often enough."""
         if self.rollbacks == self._settings.rollbacks:
             return None
-        return {"rollbacks": self.rollbacks + 1, "strikes": {}, "history": [*self._history, reason], "bad": 0}
+        care = {"rollbacks": self.rollbacks + 1, "history": [*self._history, reason]}
+        return care | {"strikes": {}, "bad": 0, "flat_so_far": True}
 
     def diagnosis(self, reason: str) -> LimnerError:
         """What to tell whoever has to mend it."""
@@ -154,12 +156,14 @@ class Guard:
     def state_dict(self) -> dict[str, Any]:
         """All it knows."""
         counts = {"rollbacks": self.rollbacks, "bad": self._bad}
-        return counts | {"strikes": dict(self._strikes), "history": list(self._history)}
+        seen = {"strikes": dict(self._strikes), "flat_so_far": self._flat_so_far}
+        return counts | seen | {"history": list(self._history)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there."""
         self.rollbacks, self._bad = state["rollbacks"], state["bad"]
         self._strikes, self._history = dict(state["strikes"]), list(state["history"])
+        self._flat_so_far = state["flat_so_far"]
 
     def _problems(self, means: Mapping[str, float], progress: float) -> dict[str, str]:
         """Problems that this line shows, with the figure that shows them; counts how many lines in a row do."""
@@ -167,7 +171,9 @@ class Guard:
         diversity = means.get(DIVERSITY, 1.0)
         change = max((value for name, value in means.items() if name.startswith(UPDATE)), default=0.0)
         # As initialised, a generator's pictures may all be the same.
-        collapsed = progress > WARM_UP and diversity < limits.collapsed
+        flat = diversity < limits.collapsed
+        self._flat_so_far = self._flat_so_far and flat
+        collapsed = flat and progress > (LATEST if self._flat_so_far else WARM_UP)
         shown = {
             COLLAPSED: (collapsed, f"they differ by {diversity:.2g} of the real ones' difference"),
             EXPLODED: (diversity > limits.exploded, f"they differ by {diversity:.2g} times the real ones' difference"),

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from limner.data import crop as cut
 from limner.data import showcase_batch
 from limner.guard import DIVERSITY, MEMORISED
 from limner.methods import TrainingMethod
@@ -34,7 +35,8 @@ class HealthCheck:
         count = min(PICTURES, max(FEWEST, PIXELS // (crop**2 or shape.height * shape.width)))
 
         def look(split: SplitName) -> Batch:
-            return _middle(showcase_batch(packed, task=method.task, split=split, count=count, device=device), crop)
+            batch = showcase_batch(packed, task=method.task, split=split, count=count, device=device)
+            return _squares(batch, side=crop, seed=seed) if crop else batch
 
         self._train = look("train")
         held_out = all(packed.split("validation", domain).count for domain in packed.domains)
@@ -70,21 +72,28 @@ class HealthCheck:
         return {name: float(value) for name, value in signs.items() if torch.isfinite(value)}
 
 
-def _middle(batch: Batch, side: int) -> Batch:
-    """The batch with a square cut out of the middle of each picture; whole for a side of 0."""
-    if not side:
-        return batch
+def _squares(batch: Batch, *, side: int, seed: int) -> Batch:
+    """A square cut out of each of the batch's pictures; more, where they are few: there may be one a side."""
     if isinstance(batch, Pictures):
-        top, left = ((length - side) // 2 for length in batch.images.shape[2:])
-        return Pictures(batch.images[:, :, top : top + side, left : left + side], batch.labels)
-    source, target = _middle(batch.source, side), _middle(batch.target, side)
+        device = batch.images.device
+        chosen = torch.arange(max(len(batch.images), FEWEST), device=device) % len(batch.images)
+        rng = generator(seed, "squares", device=device)
+        images = cut(batch.images.permute(0, 2, 3, 1), chosen, side=side, rng=rng).permute(0, 3, 1, 2)
+        return Pictures(images, None if batch.labels is None else batch.labels[chosen])
+    # The same places on both sides, so that pairs stay pairs.
+    source, target = (_squares(each, side=side, seed=seed) for each in (batch.source, batch.target))
     assert isinstance(source, Pictures)
     assert isinstance(target, Pictures)
     return replace(batch, source=source, target=target)
 
 
 def spread(images: Tensor, labels: Tensor | None) -> Tensor:
-    """Standard deviation of a pixel over images [N, C, H, W] of the same class, root mean square over pixels."""
+    """Standard deviation of a pixel over images [N, C, H, W] of the same class, root mean square over pixels.
+
+    Not a number for a single image.
+    """
+    if len(images) == 1:
+        return images.new_full((), float("nan"))
     labels = torch.zeros(len(images), dtype=torch.int64) if labels is None else labels.cpu()
     same = [images[(labels == label).to(images.device)] for label in torch.unique(labels)]
     variances = [group.float().var(0, unbiased=True).mean() for group in same if len(group) > 1]

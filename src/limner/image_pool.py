@@ -46,13 +46,15 @@ class ImagePool(nn.Module):
             return images, labels
         shown = images.clone()
         shown_labels = None if labels is None else labels.clone()
+        usable = torch.isfinite(images).all()  # else the step is skipped, and nothing of it must stay for ever
         for start in range(0, len(images), self.size):  # as many at a time as there are places
             part = slice(start, start + self.size)
             places, fresh, swapped = self._draw(len(images[part]), rng)
-            shown[part] = _swap(self.images, places, images[part], stored=fresh | swapped, swapped=swapped)
+            stored = (fresh | swapped) & usable
+            shown[part] = _swap(self.images, places, images[part], stored=stored, swapped=swapped)
             if labels is not None and shown_labels is not None:
-                shown_labels[part] = _swap(self.labels, places, labels[part], stored=fresh | swapped, swapped=swapped)
-            self.filled.add_(fresh.sum())
+                shown_labels[part] = _swap(self.labels, places, labels[part], stored=stored, swapped=swapped)
+            self.filled.add_(fresh.sum() * usable)
         return shown, shown_labels
 
     def _draw(self, count: int, rng: Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -71,6 +73,5 @@ def _swap(pool: Tensor, places: Tensor, new: Tensor, *, stored: Tensor, swapped:
     """Puts those of `new` that are `stored` at their places, and returns what was there instead of the `swapped`."""
     across = (-1, *[1] * (new.ndim - 1))
     old = pool[places]
-    stored = stored & torch.isfinite(new).reshape(len(new), -1).all(1)  # or for ever
     pool[places] = torch.where(stored.view(across), new.to(pool.dtype), old)
     return torch.where(swapped.view(across), old.to(new.dtype), new)

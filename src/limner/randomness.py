@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -16,3 +18,11 @@ def derive_seed(seed: int, *purpose: str | int) -> int:
 def generator(seed: int, *purpose: str | int, device: torch.device | str = "cpu") -> torch.Generator:
     """A generator on `device`, seeded for one purpose of a run."""
     return torch.Generator(device=device).manual_seed(derive_seed(seed, *purpose))
+
+
+@contextmanager
+def global_seed(seed: int, device: torch.device) -> Iterator[None]:
+    """Inside it the global generators, which layers such as dropout draw from, begin at `seed`; then they go on."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

@@ -158,9 +158,12 @@ def micro_batches(run: TrainingRun, step: int) -> list[MicroBatch[Any]]:
     seed, settings = run.settings.seed, run.settings
     parts = settings.batch // (settings.micro_batch or settings.batch)
     mine = distributed.my_parts(parts)
-    torch.manual_seed(derive_seed(seed, "dropout", step, mine[0]))  # layers draw from the global generator
     return [
-        MicroBatch(run.batches.at(step, part=part, parts=parts), generator(seed, "step", step, part, device=run.device))
+        MicroBatch(
+            run.batches.at(step, part=part, parts=parts),
+            generator(seed, "step", step, part, device=run.device),
+            derive_seed(seed, "dropout", step, part),
+        )
         for part in mine
     ]
 

@@ -2,14 +2,21 @@
 
 import json
 import os
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
 from limner.steps import catalog_from_json
 from limner.steps.prepare import prepare
 
+SMALL_RESNET = {"name": "resnet", "width": 4, "blocks": 2}
+SMALL_PATCHES = {"name": "patch", "width": 4, "layers": 1}
+SMALL_PIX2PIX = {
+    "name": "pix2pix",
+    "generator": {"name": "unet", "width": 8},
+    "discriminator": SMALL_PATCHES,
+    # A U-Net begins with pictures that are all alike, and these runs are short.
+    "generator_optimizer": {"name": "adam", "learning_rate": 2e-3},
+}
 METHODS = {
     "default": {},
     "small": {
@@ -32,41 +39,85 @@ METHODS = {
         "loss": "bce",
         "penalties": {"r1": 10.0, "interval": 4},
     },
+    "cut": {
+        "name": "cut",
+        "generator": SMALL_RESNET,
+        "discriminator": SMALL_PATCHES,
+        "nce": {"patches": 16, "width": 8},
+    },
+    "fastcut": {
+        "name": "fastcut",
+        "generator": SMALL_RESNET,
+        "discriminator": SMALL_PATCHES,
+        "nce": {"weight": 10.0, "patches": 16, "width": 8, "identity": False, "flip_equivariance": True},
+    },
+    "sincut": {
+        "name": "sincut",
+        "generator": SMALL_RESNET,
+        "discriminator": SMALL_PATCHES | {"norm": "none"},
+        "nce": {"weight": 4.0, "patches": 16, "width": 8, "negatives": "batch"},
+    },
+    "cyclegan": {"name": "cyclegan", "generator": SMALL_RESNET, "discriminator": SMALL_PATCHES, "pool": 24},
+    "pix2pix": SMALL_PIX2PIX,
+    "pix2pix-certain": SMALL_PIX2PIX | {"generator": {"name": "unet", "width": 8, "dropout": 0.0}},
+    "pix2pix-slow": SMALL_PIX2PIX | {"generator_optimizer": {"name": "adam", "learning_rate": 2e-4}},
 }
-DATASET = {"source": {"kind": "printed-digits", "count": 200}, "image": {"size": 16, "channels": 1}, "validation": 0.2}
+"""Settings of each method: of `gan` where no name says otherwise."""
+TRANSLATIONS = ["cut", "fastcut", "sincut", "cyclegan", "pix2pix"]
+TINY = {"source": {"kind": "printed-digits", "count": 200}, "image": {"size": 16, "channels": 1}, "validation": 0.2}
+PRINT = {
+    "source": {"kind": "printed-digits", "count": 100, "fonts": ["DejaVuSans"]},
+    "target": {"kind": "printed-digits", "count": 100, "fonts": ["cmti10"]},
+}
+DATASETS = {
+    "tiny": TINY,
+    "styles": TINY | {"source": {"kind": "unpaired"} | PRINT},
+    # Of smaller pictures than 33 pixels a U-Net has no level with dropout.
+    "pairs": TINY | {"source": {"kind": "paired"} | PRINT, "image": {"size": 64, "channels": 1}},
+}
 
 
-@dataclass(frozen=True)
 class Toys:
-    """Models called `toy` on one dataset."""
+    """Models called `toy`, each on the dataset of its task."""
 
-    dataset: Path
+    def __init__(self, folder):
+        self._folder = folder
+
+    def dataset_of(self, settings):
+        """The packed dataset of a model's settings; made when it is first asked for."""
+        return self.dataset(settings.dataset)
+
+    def dataset(self, name):
+        """The packed dataset of that name."""
+        folder = self._folder / name
+        if not folder.exists():
+            catalog = catalog_from_json(json.dumps({"datasets": {name: DATASETS[name]}, "models": {}}))
+            prepare(catalog.dataset(name), name=name, output=folder)
+        return folder
 
     def document(self, method, *, train, **changes):
         """A catalog with one model: params.yaml as a document."""
         train = {"batch": 16, "precision": "fp32", "ema_half_life_kimg": 0.5, "deterministic": True} | train
-        method = {"name": "gan", **METHODS[method], **changes}
-        model = {"dataset": "tiny", "method": method, "train": train}
+        settings = {"name": "gan"} | METHODS[method] | changes
+        name = {"gan": "tiny", "pix2pix": "pairs"}.get(settings["name"], "styles")
+        model = {"dataset": name, "method": settings, "train": train}
         model["evaluate"] = {"features": "pixels", "judge_samples": 20}
-        return {"datasets": {"tiny": DATASET}, "models": {"toy": model}}
+        return {"datasets": {name: DATASETS[name]}, "models": {"toy": model}}
 
     def settings(self, method, *, train, **changes):
         """The model's settings."""
         return catalog_from_json(json.dumps(self.document(method, train=train, **changes))).model("toy")
 
-    def params(self, folder, method, *, train):
-        """A params file in that folder."""
+    def files(self, folder, method, *, train):
+        """A params file in that folder, and the packed dataset of its model."""
         path = folder / "params.yaml"
         path.write_text(json.dumps(self.document(method, train=train)))
-        return path
+        return path, self.dataset_of(self.settings(method, train=train))
 
 
 @pytest.fixture(scope="session")
 def toys(tmp_path_factory):
-    settings = catalog_from_json(json.dumps({"datasets": {"tiny": DATASET}, "models": {}})).dataset("tiny")
-    folder = tmp_path_factory.mktemp("prepared") / "tiny"
-    prepare(settings, name="tiny", output=folder)
-    return Toys(folder)
+    return Toys(tmp_path_factory.mktemp("prepared"))
 
 
 @pytest.fixture(scope="session")

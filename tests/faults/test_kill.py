@@ -9,7 +9,7 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -28,8 +28,9 @@ pytestmark = third_party_warnings
 CLOCK = {"images_per_second", "memory_gib"}
 """Figures of the machine, not of the run."""
 PATIENCE_SECONDS = 120
-SHORT, LONG = 0.96, 12.8
-"""Thousands of images: a second of training, and a dozen."""
+SHORT, LONG, LONG_TRANSLATION = 0.96, 12.8, 6.4
+"""Thousands of images: a second of training or two, and a dozen or two."""
+TRANSLATIONS, SELDOM = ["fastcut", "cyclegan", "pix2pix"], ["fastcut", "pix2pix"]
 
 
 @dataclass
@@ -133,31 +134,30 @@ def refuse_difference(whole, job):
 
 @pytest.fixture(scope="module")
 def start(toys, surroundings, tmp_path_factory):
-    """A job of so many images; `bucket` is where its checkpoints survive their machine."""
+    """A job of so many images, in an environment of its own."""
 
-    def job(name, *, kimg, **environment):
+    def job(name, *, kimg, method="small", **environment):
         folder = tmp_path_factory.mktemp(name)
         train = {
             "kimg": kimg, "log_kimg": 0.048, "sample_kimg": 0.48, "checkpoint_kimg": 0.096, "judge_kimg": 0.24,
         }  # fmt: skip
         environment = surroundings | {"MLFLOW_TRACKING_URI": database(folder, tmp_path_factory)} | environment
-        return Job(folder, toys.params(folder, "small", train=train), toys.dataset, environment)
+        return Job(folder, *toys.files(folder, method, train=train), environment)
 
     return job
 
 
 @pytest.fixture(scope="module")
-def short(start):
-    job = start("short", kimg=SHORT)
-    job.finish()
-    return job
+def whole(start):
+    """A job that nobody disturbed."""
 
+    @cache
+    def finished(*, kimg, method="small"):
+        job = start("whole", kimg=kimg, method=method)
+        job.finish()
+        return job
 
-@pytest.fixture(scope="module")
-def long(start):
-    job = start("long", kimg=LONG)
-    job.finish()
-    return job
+    return finished
 
 
 @pytest.fixture(scope="module")
@@ -182,16 +182,17 @@ def kill_again_and_again(job, *, times, within_seconds, machine_lost=False):
     assert not list((job.folder / "runs").glob("toy/*")), "a finished run leaves no scratch"
 
 
-def test_a_run_killed_twice_ends_as_if_it_never_was(start, short):
-    job = start("killed", kimg=SHORT)
+@pytest.mark.parametrize("method", ["small", "cyclegan", *(pytest.param(m, marks=pytest.mark.slow) for m in SELDOM)])
+def test_a_run_killed_twice_ends_as_if_it_never_was(start, whole, method):
+    job = start("killed", kimg=SHORT, method=method)
     kill_again_and_again(job, times=2, within_seconds=0.3)
-    refuse_difference(short, job)
+    refuse_difference(whole(kimg=SHORT, method=method), job)
 
 
-def test_a_run_that_loses_its_machine_goes_on_from_the_object_store(start, short, address, monkeypatch):
+def test_a_run_that_loses_its_machine_goes_on_from_the_object_store(start, whole, address, monkeypatch):
     job = start("lost", kimg=SHORT, **in_the_store(address, monkeypatch))
     kill_again_and_again(job, times=1, within_seconds=0.3, machine_lost=True)
-    refuse_difference(short, job)
+    refuse_difference(whole(kimg=SHORT), job)
 
 
 class PowerCut(Exception):
@@ -203,7 +204,12 @@ def test_points_that_a_killed_process_had_not_sent_yet_are_sent_by_the_next(toys
     ports = connect(tracking_uri=database(tmp_path, tmp_path_factory))
     settings = toys.settings("small", train={"kimg": 0.48, "log_kimg": 0.048, "checkpoint_kimg": 0.16})
     go = partial(
-        train, settings, name="toy", dataset=toys.dataset, output=tmp_path / "model", scratch=tmp_path / "runs"
+        train,
+        settings,
+        name="toy",
+        dataset=toys.dataset_of(settings),
+        output=tmp_path / "model",
+        scratch=tmp_path / "runs",
     )
 
     class OnTheWay:
@@ -243,7 +249,7 @@ def test_a_machine_lost_before_its_first_checkpoint_leaves_its_tracked_run(toys,
 
     tracker = Asked()
     ports = dataclasses.replace(connect(track=False, checkpoints=place), tracker=tracker)
-    go = partial(train, settings, name="toy", dataset=toys.dataset, output=tmp_path / "model", ports=ports)
+    go = partial(train, settings, name="toy", dataset=toys.dataset_of(settings), output=tmp_path / "model", ports=ports)
     with monkeypatch.context() as lost:
         lost.setattr("limner.steps.train.run_loop", lose)
         with pytest.raises(PowerCut):
@@ -253,14 +259,23 @@ def test_a_machine_lost_before_its_first_checkpoint_leaves_its_tracked_run(toys,
 
 
 @pytest.mark.slow
-def test_a_run_killed_ten_times_ends_as_if_it_never_was(start, long):
+def test_a_run_killed_ten_times_ends_as_if_it_never_was(start, whole):
     job = start("killed", kimg=LONG)
     kill_again_and_again(job, times=10, within_seconds=1.5)
-    refuse_difference(long, job)
+    refuse_difference(whole(kimg=LONG), job)
 
 
 @pytest.mark.slow
-def test_a_run_that_loses_ten_machines_goes_on_from_the_object_store(start, long, address, monkeypatch):
+@pytest.mark.parametrize("method", TRANSLATIONS)
+def test_a_translation_killed_ten_times_ends_as_if_it_never_was(start, whole, method):
+    """With its image pool, its batch statistics, and its dropout."""
+    job = start("killed", kimg=LONG_TRANSLATION, method=method)
+    kill_again_and_again(job, times=10, within_seconds=1.0)
+    refuse_difference(whole(kimg=LONG_TRANSLATION, method=method), job)
+
+
+@pytest.mark.slow
+def test_a_run_that_loses_ten_machines_goes_on_from_the_object_store(start, whole, address, monkeypatch):
     job = start("lost", kimg=LONG, **in_the_store(address, monkeypatch))
     kill_again_and_again(job, times=10, within_seconds=1.5, machine_lost=True)
-    refuse_difference(long, job)
+    refuse_difference(whole(kimg=LONG), job)

@@ -12,6 +12,8 @@ from limner.adapters import connect
 from limner.errors import LimnerError
 from limner.journal import read_journal
 from limner.steps.train import train
+from limner.tasks import Pictures
+from tests.faults.conftest import TRANSLATIONS
 from tests.mlflow_stand import database, third_party_warnings
 
 pytestmark = third_party_warnings
@@ -19,6 +21,8 @@ pytestmark = third_party_warnings
 TRAIN = {"kimg": 0.96, "log_kimg": 0.064, "checkpoint_kimg": 0.128, "judge_kimg": 0.16, "sample_kimg": 0.96}
 AT = 21
 """The step at which something happens; the run has 60."""
+HALF = TRAIN | {"kimg": 0.48, "sample_kimg": 0.48}
+"""30 steps: a translation's cost more."""
 NAN = float("nan")
 
 
@@ -46,7 +50,7 @@ def run(toys, tmp_path, tmp_path_factory):
         places = {"output": tmp_path / "model", "scratch": tmp_path / "runs"}
         error, weights = None, {}
         try:
-            train(settings, name="toy", dataset=toys.dataset, ports=ports, **places)
+            train(settings, name="toy", dataset=toys.dataset_of(settings), ports=ports, **places)
             weights = load_file(tmp_path / "model" / "last" / "model.safetensors")
             weights |= {f"best {k}": v for k, v in load_file(tmp_path / "model" / "best" / "model.safetensors").items()}
         except LimnerError as caught:
@@ -90,16 +94,19 @@ def poison(monkeypatch):
 
 
 def bad_batch(method, parts):
-    return [
-        dataclasses.replace(part, batch=dataclasses.replace(part.batch, images=part.batch.images * NAN))
-        for part in parts
-    ]
+    return [dataclasses.replace(part, batch=not_finite(part.batch)) for part in parts]
+
+
+def not_finite(batch):
+    if isinstance(batch, Pictures):
+        return dataclasses.replace(batch, images=batch.images * NAN)
+    return dataclasses.replace(batch, source=not_finite(batch.source), target=not_finite(batch.target))
 
 
 def bad_weight(player):
     def deed(method, parts):
         with torch.no_grad():
-            next(method.networks[player].parameters()).view(-1)[0] = NAN
+            next(method.networks[player].parameters())[0] = NAN
 
     return deed
 
@@ -116,12 +123,12 @@ def refuse_silence(outcome, event):
     assert any(event in sentence for sentence in outcome.screen), outcome.screen
 
 
-def refuse_damage(outcome):
+def refuse_damage(outcome, *, images=960):
     assert outcome.error is None
     assert outcome.status == "FINISHED"
     assert all(torch.isfinite(value).all() for value in outcome.weights.values())
     assert [line["images"] for line in outcome.lines] == sorted(line["images"] for line in outcome.lines)
-    assert outcome.lines[-1]["images"] == 960
+    assert outcome.lines[-1]["images"] == images
     assert all(line["metrics"].get("images_per_second", 1) > 0 for line in outcome.lines)
 
 
@@ -131,13 +138,14 @@ SKIPPED, BACK = "skipped non-finite steps", "went back"
 @pytest.mark.parametrize("player", ["generator", "discriminator"])
 def test_a_loss_that_is_not_finite_costs_one_step(toys, run, poison, player):
     def deed(method, parts):
-        sane = method._loss
+        adversary = method._adversary
+        sane = adversary._loss
 
         def once(real, fake):
-            method._loss = sane
+            adversary._loss = sane
             return getattr(sane, player)(real, fake) * NAN
 
-        method._loss = dataclasses.replace(sane, **{player: once})
+        adversary._loss = dataclasses.replace(sane, **{player: once})
 
     poison(deed)
     outcome = run(toys.settings("small", train=TRAIN))
@@ -210,6 +218,55 @@ def test_a_batch_that_is_not_finite_costs_its_step_each_time_it_comes(toys, run,
     assert outcome.events == [SKIPPED]
 
 
+@pytest.mark.parametrize("model", TRANSLATIONS)
+def test_a_translation_is_not_harmed_by_a_batch_that_is_not_finite(toys, run, poison, model):
+    """Nor by its sources, which go through the generator and all that its layers remember of batches."""
+    done = poison(bad_batch, when=lambda number: number == AT)
+    outcome = run(toys.settings(model, train=HALF))
+    assert done
+    refuse_damage(outcome, images=480)
+    refuse_silence(outcome, SKIPPED)
+    assert outcome.events == [SKIPPED]
+
+
+PLAYERS = [
+    ("cut", "projection"),
+    ("fastcut", "generator"),
+    ("sincut", "discriminator"),
+    ("cyclegan", "generator"),
+    ("cyclegan", "discriminator_back"),
+    ("pix2pix", "generator"),
+    ("pix2pix", "discriminator"),
+]
+
+
+@pytest.mark.parametrize(("model", "player"), PLAYERS)
+def test_a_weight_of_a_translation_that_is_not_finite_sends_the_run_back(toys, run, poison, model, player):
+    poison(bad_weight(player))
+    outcome = run(toys.settings(model, train=HALF))
+    refuse_damage(outcome, images=480)
+    refuse_silence(outcome, BACK)
+    assert outcome.events.count(BACK) == 1
+
+
+@pytest.mark.parametrize("deed", [bad_batch, bad_weight("generator")], ids=["batch", "weight"])
+def test_what_is_not_finite_is_not_kept_in_the_image_pool(toys, run, poison, deed):
+    """Neither while it fills up nor afterwards: it would come back for ever."""
+    seen = []
+
+    def look(method, parts):
+        pools = [method.networks[name] for name in ("pool", "pool_back")]
+        assert all(torch.isfinite(pool.images).all() for pool in pools), f"before step {len(seen)}"
+        assert all(pool.images.flatten(1)[: pool.filled].any(1).all() for pool in pools), "a place of nothing"
+        seen.append([int(pool.filled) for pool in pools])
+        return deed(method, parts) if len(seen) in (1, 12) else None
+
+    poison(look, when=lambda number: True)
+    outcome = run(toys.settings("cyclegan", train=HALF))
+    refuse_damage(outcome, images=480)
+    assert [24, 24] in seen, "it was full"
+
+
 def test_data_that_stay_bad_for_good_end_in_a_diagnosis(toys, run, poison, tmp_path):
     poison(bad_batch, when=lambda number: number >= AT)
     outcome = run(toys.settings("small", train=TRAIN | {"kimg": 3.2}))
@@ -233,10 +290,14 @@ def test_a_run_that_gave_up_gives_up_again_and_does_not_begin_anew(toys, run, po
 
 SIXTY_LINES = {"kimg": 1.92, "log_kimg": 0.032, "checkpoint_kimg": 0.32, "sample_kimg": 1.92}
 MODELS = ["default", "r3gan", "sngan", "textbook"]
+SLOW_TRANSLATIONS = [pytest.param(model, marks=pytest.mark.slow) for model in TRANSLATIONS]
+EVERY_LINE, SELDOM = 0.032, 0.48
+RATES = [(model, log_kimg) for model in MODELS for log_kimg in (EVERY_LINE, SELDOM)]
+RATES += [(model, EVERY_LINE) for model in TRANSLATIONS]
+RATES += [pytest.param(model, SELDOM, marks=pytest.mark.slow) for model in TRANSLATIONS]
 
 
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("log_kimg", [0.032, 0.48])
+@pytest.mark.parametrize(("model", "log_kimg"), RATES)
 def test_a_learning_rate_a_thousand_times_too_high_ends_in_a_diagnosis(toys, run, model, log_kimg, tmp_path):
     """However seldom one looks."""
     absurd = {"name": "adam", "learning_rate": 0.2}
@@ -250,7 +311,18 @@ def test_a_learning_rate_a_thousand_times_too_high_ends_in_a_diagnosis(toys, run
     assert not (tmp_path / "model").exists()
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.slow
+def test_a_generator_that_is_slow_to_begin_is_left_alone(toys, run):
+    """A U-Net's first pictures are all alike: with the paper's rate they differ after a quarter of this run."""
+    outcome = run(toys.settings("pix2pix-slow", train=SIXTY_LINES | {"log_kimg": 0.064}))
+    diversity = [line["metrics"]["signal/diversity"] for line in outcome.lines]
+    assert diversity[3] < 0.02, "three lines of it are enough to send a run back"
+    assert diversity[-1] > 0.2
+    assert outcome.error is None
+    assert outcome.events == [] == outcome.screen
+
+
+@pytest.mark.parametrize("model", MODELS + SLOW_TRANSLATIONS)
 def test_a_sane_run_is_left_alone(toys, run, model):
     outcome = run(toys.settings(model, train=SIXTY_LINES))
     assert len(outcome.lines) == 60

@@ -10,10 +10,11 @@ import torch
 from safetensors.torch import load_file
 
 from limner.errors import LimnerError
-from limner.inference import open_model
+from limner.inference import open_model, open_translator
 from limner.lineage import file_sha256, read_lineage, write_lineage
 from limner.steps.export import export
 from limner.trained import open_trained
+from tests.translators import RESNET, export_translator
 
 
 @pytest.fixture
@@ -161,3 +162,96 @@ def test_a_damaged_export_is_told(exported, damage):
         (exported.output / "config.json").write_text("{}")
     with pytest.raises(LimnerError, match=r"(?s)cannot be opened.*limner export MODEL"):
         open_model(exported.output)
+
+
+# -- translators ------------------------------------------------------------------------------------------------------
+
+
+def disturb(product):
+    """Batch normalisation with statistics of its own: a mistake in them would show."""
+    for module in product.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(std=0.1)
+            module.running_var.uniform_(0.5, 2)
+
+
+TRANSLATORS = {
+    "resnet": {"name": "fastcut", "generator": RESNET},
+    "unet": {"name": "pix2pix", "generator": {"name": "unet", "width": 4, "depth": 3}},
+}
+
+
+@pytest.fixture(scope="module", params=TRANSLATORS)
+def translator(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    export_translator(folder, TRANSLATORS[request.param], formats=("pt2", "onnx"), prepare=disturb)
+    return folder
+
+
+def test_a_translator_takes_any_multiple_in_every_format(translator):
+    product = open_trained(translator / "model", device=torch.device("cpu")).product("best")
+    session = onnxruntime.InferenceSession(translator / "export" / "model.onnx", providers=["CPUExecutionProvider"])
+    program = torch.export.load(translator / "export" / "model.pt2").module()
+    for shape in ((1, 3, 32, 32), (3, 3, 16, 72), (2, 3, 104, 24)):
+        source = torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        expected = product(source=source).numpy()
+        np.testing.assert_allclose(program(source=source).numpy(), expected, atol=1e-5)
+        np.testing.assert_allclose(session.run(None, {"source": source.numpy()})[0], expected, atol=1e-4)
+
+
+def test_the_configuration_of_a_translator_says_which_sizes_it_takes(translator):
+    config = json.loads((translator / "export" / "config.json").read_text())
+    assert config["task"] in ("unpaired", "paired")
+    assert config["inputs"] == [{"name": "source", "shape": [3, None, None], "dtype": "float32"}]
+    resnet = config["task"] == "unpaired"
+    assert config["translator"]["multiple"] == (2 if resnet else 8)
+    assert config["translator"]["smallest"] == 16
+    assert 8 <= config["translator"]["reach"] <= 64
+    assert config["translator"]["bytes_per_pixel"] > 12
+    assert max(config["parity"].values()) < 1e-4
+
+
+def test_an_exported_translator_does_what_the_trained_one_does(translator):
+    product = open_trained(translator / "model", device=torch.device("cpu")).product("best")
+    model = open_translator(translator / "export", precision="fp32", device=torch.device("cpu"))
+    picture = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    expected = product(source=torch.from_numpy(picture).permute(2, 0, 1)[None] / 127.5 - 1)
+    difference = model.stylize(picture) - (expected[0].permute(1, 2, 0).numpy() + 1) * 127.5
+    assert np.abs(difference).max() < 0.51
+    assert isinstance(open_model(translator / "export"), type(model))
+
+
+def test_a_translator_in_tiles_is_the_whole_where_nothing_is_normalised_over_space(tmp_path):
+    folder = export_translator(tmp_path, TRANSLATORS["unet"], prepare=disturb)
+    model = open_translator(folder, precision="fp32", device=torch.device("cpu"))
+    assert not model.program.normalises_over_space
+    picture = np.random.default_rng(0).integers(0, 256, (301, 419, 3), dtype=np.uint8)
+    tiled = model.stylize(picture, memory=int(model.traits.bytes_per_pixel * 301 * 419 / 2) + 2 * picture.nbytes)
+    assert np.abs(tiled.astype(int) - model.stylize(picture)).max() <= 1
+
+
+def test_a_way_back_is_exported_beside_the_way_there(tmp_path):
+    settings = {"name": "cyclegan", "generator": {**RESNET, "resampling": "strided"}}
+    folder = export_translator(tmp_path, settings)
+    product = open_trained(tmp_path / "model", device=torch.device("cpu")).product("best")
+    picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    back = open_translator(folder, reverse=True, precision="fp32", device=torch.device("cpu"))
+    expected = product.back(torch.from_numpy(picture).permute(2, 0, 1)[None] / 127.5 - 1)
+    assert np.abs(back.stylize(picture) - (expected[0].permute(1, 2, 0).numpy() + 1) * 127.5).max() < 0.51
+    assert set(json.loads((folder / "config.json").read_text())["parity"]) == {"pt2", "back"}
+    assert back.digest != open_translator(folder).digest
+
+
+def test_each_kind_of_model_refuses_the_others_work(exported, translator):
+    from limner.inference import open_generator
+
+    with pytest.raises(LimnerError, match="limner generate --model"):
+        open_translator(exported.output)
+    with pytest.raises(LimnerError, match="limner stylize PICTURES --model"):
+        open_generator(translator / "export")
+
+
+def test_a_translator_without_its_program_is_told(tmp_path):
+    folder = export_translator(tmp_path, formats=())
+    with pytest.raises(LimnerError, match=r"(?s)has no model\.pt2.*export\.formats"):
+        open_translator(folder)

@@ -28,6 +28,7 @@ from limner.errors import LimnerError
 from limner.lineage import read_lineage
 from limner.ports import ModelVersion
 from limner.promotion import ALIAS
+from limner.tasks import TRANSLATION
 
 DIGEST, METRICS, PROTOCOL = "limner.export_digest", "limner.metrics", "limner.protocol"
 MODEL_FILE = Path(__file__).with_name("mlflow_model.py")
@@ -40,6 +41,10 @@ SIGNATURE = ModelSignature(
             ParamSpec("label", DataType.long, -1),
         ]
     ),
+)
+TRANSLATOR_SIGNATURE = ModelSignature(
+    inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, -1))]),
+    outputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, -1))]),
 )
 NEEDED_TO_SERVE = ("mlflow", "numpy", "pillow", "torch")
 """What that file and `limner.inference` import; pinned to what is installed here."""
@@ -198,11 +203,15 @@ def _save(folder: Path, export: Path, note: Model) -> None:
             mlflow_model=note,
             python_model=str(MODEL_FILE),
             artifacts={"export": str(export)},
-            signature=SIGNATURE,
+            signature=TRANSLATOR_SIGNATURE if _translates(export) else SIGNATURE,
             code_paths=[str(Path(limner.__file__).parent)],
             # Without the local part: "2.11.0+cpu" is on no index.
             pip_requirements=[f"{name}=={metadata.version(name).partition('+')[0]}" for name in NEEDED_TO_SERVE],
         )
+
+
+def _translates(export: Path) -> bool:
+    return json.loads((export / "config.json").read_text(encoding="utf-8")).get("task") in TRANSLATION
 
 
 def _lineage_tags(export: Path) -> dict[str, str]:

@@ -42,10 +42,10 @@ def generate(
     Example:
       limner generate --model exports/digits-gan --count 64 --seed 0 --out pictures
     """
-    from limner.inference import open_model
+    from limner.inference import open_generator
 
     _refuse_foreign_files(out)
-    _save(open_model(model).generate(count, seed=seed, label=label), out)
+    _save(open_generator(model).generate(count, seed=seed, label=label), out)
     if as_json:
         print_json({"output": out, "count": count, "seed": seed, "label": label})
     else:

@@ -56,6 +56,35 @@ def describe(images: int, total: int, losses: Mapping[str, float]) -> str:
     return "  ".join(part for part in parts if part)
 
 
+@dataclass(frozen=True)
+class PictureScreen:
+    """What a person sees while pictures are worked on."""
+
+    progress: Callable[[int, int], None]
+    notice: Notice
+
+
+@contextmanager
+def picture_progress(*, stream: TextIO | None = None) -> Iterator[PictureScreen]:
+    """How many pictures are through, as a bar on a terminal, and what is wrong with single ones."""
+    stream = stream or sys.stderr
+    if not stream.isatty():
+        yield PictureScreen(lambda done, total: None, lambda text: print(text, file=stream, flush=True))
+        return
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    with Bar(
+        *Bar.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn(), console=Console(file=stream)
+    ) as bar:
+        task = bar.add_task("stylize", total=None)
+        yield PictureScreen(
+            lambda done, total: bar.update(task, completed=done, total=total),
+            lambda text: bar.console.print(text, markup=False, highlight=False),
+        )
+
+
 class _Lines:
     """At most a line every ten seconds, and one at the end."""
 

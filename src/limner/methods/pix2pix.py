@@ -23,6 +23,7 @@ from limner.game import Losses, MicroBatch, Moment, mean_terms
 from limner.losses import LossName, reconstruction_loss
 from limner.networks import DiscriminatorSettings, TranslatorSettings, build_translator, patch_discriminator, unet
 from limner.optimise import AdamSettings, OptimizerSettings, build_optimizer, descend
+from limner.randomness import global_seed
 from limner.schedules import Ramp
 from limner.tasks import Pairs, PictureShape
 
@@ -49,6 +50,7 @@ class _Part:
     """A micro-batch on its way through a step."""
 
     batch: Pairs
+    seed: int
     results: Tensor
     duel: Duel
 
@@ -100,16 +102,22 @@ class Method:
 
     def _begin(self, part: MicroBatch[Pairs], moment: Moment) -> _Part:
         source, target = part.batch.source, part.batch.target
-        results = self._generator(source.images)
+        results = self._translate(source.images, part.seed)
         real = self._adversary.show(torch.cat([source.images, target.images], 1), part.rng, moment)
         fake = torch.cat([source.images, results], 1)
         labels, wanted = (self._adversary.labels(side.labels) for side in (target, source))
-        return _Part(part.batch, results, Duel(real, fake, labels, wanted, part.rng))
+        return _Part(part.batch, part.seed, results, Duel(real, fake, labels, wanted, part.rng))
 
     def _pull(self, part: _Part, moment: Moment, *, told: list[Losses]) -> Tensor:
         source = part.batch.source.images
-        results = part.results if part.results.requires_grad else self._generator(source)
+        results = part.results if part.results.requires_grad else self._translate(source, part.seed)
         adversarial = self._adversary.judge(torch.cat([source, results], 1), part.duel, moment)
         reconstruction = reconstruction_loss(results, part.batch.target.images)
         told.append({"loss/generator": adversarial.detach(), "loss/reconstruction": reconstruction.detach()})
         return self._params.adversarial * adversarial + self._params.reconstruction * reconstruction
+
+    def _translate(self, source: Tensor, seed: int) -> Tensor:
+        """Results in training mode, with the dropout of the part that has the seed."""
+        with global_seed(seed, source.device):
+            results: Tensor = self._generator(source)
+        return results

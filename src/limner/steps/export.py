@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from limner.errors import LimnerError
+from limner.inference import BACK, PROGRAM
 from limner.lineage import file_sha256, read_lineage, write_lineage
 from limner.ports import Ports
-from limner.randomness import generator
 from limner.settings import MethodSettings, ModelSettings
+from limner.spatial_statistics import TranslatorProgram
+from limner.steps.export_inputs import ProgramInputs, program_inputs, translator_traits
 from limner.steps.output import replaced
-from limner.tasks import Pictures
+from limner.tasks import TRANSLATION
 from limner.trained import WEIGHTS, TrainedModel, Which, open_trained
-
-PARITY_SIZES = (1, 2, 5)
-"""Batch sizes on which the exported programs are compared with the eager model: the batch is dynamic."""
 
 Program = Callable[[Mapping[str, Tensor]], NDArray[np.float32]]
 
@@ -54,15 +53,11 @@ def export(
     lineage = read_lineage(model)
     with replaced(output) as folder:
         shutil.copy2(model / which / WEIGHTS, folder / WEIGHTS)
-        examples = _inputs(trained, count=2, seed=0)
-        programs: dict[str, Program] = {}
-        if "pt2" in settings.export.formats:
-            programs["pt2"] = _write_pt2(product, examples, folder / "model.pt2")
-        if "onnx" in settings.export.formats:
-            programs["onnx"] = _write_onnx(product, examples, folder / "model.onnx")
-        parity = {kind: _largest_difference(product, trained, program) for kind, program in programs.items()}
+        inputs = program_inputs(trained, product)
+        programs = list(_write_programs(product, inputs, folder, settings.export.formats))
+        parity = {kind: _largest_difference(eager, inputs, program) for kind, eager, program in programs}
         _refuse_disparity(parity, tolerance=settings.export.parity_tolerance)
-        digest = _write_config(folder, trained, name=name, examples=examples, parity=parity)
+        digest = _write_config(folder, trained, product, inputs, name=name, parity=parity)
         record = {"step": "export", "model": name, "weights": which, "export_digest": digest}
         write_lineage(folder, {**lineage, **record})
     run_id = str(lineage.get("run_id", ""))
@@ -92,26 +87,48 @@ def _chosen(evaluation: Path, trained: TrainedModel) -> Which:
     return which
 
 
-def _inputs(trained: TrainedModel, *, count: int, seed: int) -> dict[str, Tensor]:
-    """Product inputs for `count` results, as the method draws them."""
-    shape = trained.shape
-    labels = torch.arange(count) % shape.classes if shape.classes else None
-    blank = Pictures(torch.zeros(count, shape.channels, shape.height, shape.width), labels)
-    return trained.method.product_inputs(blank, generator(seed, "export", count))
+class _Back(nn.Module):
+    """A product's way back, as a product."""
+
+    def __init__(self, product: nn.Module) -> None:
+        super().__init__()
+        self._product = product
+
+    def forward(self, source: Tensor) -> Tensor:
+        result: Tensor = self._product.back(source)  # type: ignore[operator]
+        return result
 
 
-def _write_pt2(product: nn.Module, examples: Mapping[str, Tensor], path: Path) -> Program:
-    program = torch.export.export(product, (), dict(examples), dynamic_shapes=_dynamic(examples))
+def _write_programs(
+    product: nn.Module, inputs: ProgramInputs, folder: Path, formats: Sequence[str]
+) -> Iterator[tuple[str, nn.Module, Program]]:
+    """Each portable program: its name in `parity`, the eager module it comes from, and itself."""
+    if "pt2" in formats:
+        yield "pt2", product, _write_pt2(product, inputs, folder / PROGRAM)
+    if "onnx" in formats:
+        yield "onnx", product, _write_onnx(product, inputs, folder / "model.onnx")
+    if "pt2" in formats and hasattr(product, "back"):
+        back = _Back(product).eval()
+        yield "back", back, _write_pt2(back, inputs, folder / BACK)
+
+
+def _write_pt2(product: nn.Module, inputs: ProgramInputs, path: Path) -> Program:
+    program = torch.export.export(product, (), dict(inputs.examples), dynamic_shapes=dict(inputs.free))
     torch.export.save(program, path)
     loaded = torch.export.load(path).module()
     return lambda inputs: loaded(**inputs).numpy()
 
 
-def _write_onnx(product: nn.Module, examples: Mapping[str, Tensor], path: Path) -> Program:
+def _write_onnx(product: nn.Module, inputs: ProgramInputs, path: Path) -> Program:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns about its own internals
         program = torch.onnx.export(
-            product, (), kwargs=dict(examples), dynamic_shapes=_dynamic(examples), dynamo=True, verbose=False
+            product,
+            (),
+            kwargs=dict(inputs.examples),
+            dynamic_shapes=dict(inputs.free),
+            dynamo=True,
+            verbose=False,
         )
     assert program is not None
     program.save(str(path))
@@ -119,18 +136,9 @@ def _write_onnx(product: nn.Module, examples: Mapping[str, Tensor], path: Path) 
     return lambda inputs: session.run(None, {key: value.numpy() for key, value in inputs.items()})[0]
 
 
-def _dynamic(examples: Mapping[str, Tensor]) -> dict[str, dict[int, Any]]:
-    batch = torch.export.Dim("batch", min=1, max=65536)
-    return {name: {0: batch} for name in examples}
-
-
 @torch.no_grad()
-def _largest_difference(product: nn.Module, trained: TrainedModel, program: Program) -> float:
-    differences = []
-    for size in PARITY_SIZES:
-        inputs = _inputs(trained, count=size, seed=1)
-        differences.append(float(np.abs(product(**inputs).numpy() - program(inputs)).max()))
-    return max(differences)
+def _largest_difference(product: nn.Module, inputs: ProgramInputs, program: Program) -> float:
+    return max(float(np.abs(product(**trial).numpy() - program(trial)).max()) for trial in inputs.trials)
 
 
 def _refuse_disparity(parity: Mapping[str, float], *, tolerance: float) -> None:
@@ -144,24 +152,37 @@ def _refuse_disparity(parity: Mapping[str, float], *, tolerance: float) -> None:
 
 
 def _write_config(
-    folder: Path, trained: TrainedModel, *, name: str, examples: Mapping[str, Tensor], parity: Mapping[str, float]
+    folder: Path,
+    trained: TrainedModel,
+    product: nn.Module,
+    inputs: ProgramInputs,
+    *,
+    name: str,
+    parity: Mapping[str, float],
 ) -> str:
     """Write config.json, which describes the model to its users, and return the digest of the export."""
     files = {p.name: file_sha256(p) for p in sorted(folder.iterdir())}
     shape = trained.shape
-    config = {
+    config: dict[str, Any] = {
         "schema": 1,
         "name": name,
         "task": trained.method.task,
         "image": {"channels": shape.channels, "height": shape.height, "width": shape.width, "range": [-1, 1]},
         "classes": list(trained.classes),
         "inputs": [
-            {"name": key, "shape": list(value.shape[1:]), "dtype": str(value.dtype).removeprefix("torch.")}
-            for key, value in examples.items()
+            {
+                "name": key,
+                "shape": [None if place in inputs.free[key] else size for place, size in enumerate(value.shape)][1:],
+                "dtype": str(value.dtype).removeprefix("torch."),
+            }
+            for key, value in inputs.examples.items()
         ],
         "parity": dict(parity),
         "files": files,
     }
+    if trained.method.task in TRANSLATION and (folder / PROGRAM).is_file():
+        graph = torch.export.load(folder / PROGRAM).module()
+        config["translator"] = asdict(translator_traits(TranslatorProgram(graph), product, shape.channels))
     (folder / "config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False), encoding="utf-8")
     # The programs' bytes differ from export to export (archives carry dates); the weights are the model.
     return files[WEIGHTS]
