@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from limner.lineage import code_version
-from limner.optimise import choose_precision
+from limner.precision import choose_precision
 
 CPUINFO = Path("/proc/cpuinfo")
 

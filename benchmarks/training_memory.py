@@ -33,9 +33,9 @@ from benchmarks.training_recipe import Recipe, build_method
 from limner.data import PictureBatches
 from limner.distributed import local_device
 from limner.methods.gan import Method
-from limner.optimise import autocast, choose_precision
 from limner.packing import PackedDataset
 from limner.piecewise_linear import penalised_gradients
+from limner.precision import autocast, choose_precision
 from limner.tasks import Pictures
 
 STATUS = Path("/proc/self/status")

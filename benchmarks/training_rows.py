@@ -18,8 +18,8 @@ from benchmarks.gated_training import GatedTraining, assemble, synchronise
 from benchmarks.plain_loop import PlainLoop, endless, open_loader, switches
 from benchmarks.training_recipe import Recipe, build_method
 from limner.methods.gan import Method
-from limner.optimise import choose_precision
 from limner.packing import PackedDataset
+from limner.precision import choose_precision
 
 
 class Contestant(Protocol):

@@ -141,9 +141,25 @@ def test_the_three_methods_differ_in_their_settings_alone():
     assert [settings[name]["nce"]["identity"] for name in settings] == [True, False, True]
     assert [settings[name]["nce"]["flip_equivariance"] for name in settings] == [False, True, False]
     assert [settings[name]["loss"] for name in settings] == ["lsgan", "lsgan", "bce"]
-    assert settings["sincut"]["penalties"]["r1"] == 1.0
+    assert settings["sincut"]["penalties"]["r1"] == 2.0
 
 
 def test_a_setting_of_patch_nce_leaves_the_others_as_the_method_has_them():
     params = load_method("fastcut").params.model_validate({"name": "fastcut", "nce": {"patches": 8}})
     assert (params.nce.weight, params.nce.identity, params.nce.patches) == (10.0, False, 8)
+
+
+def test_what_a_block_does_not_say_is_as_the_method_has_it():
+    read = load_method("cut").params.model_validate
+    small = read({"name": "cut", "discriminator": {"name": "patch", "width": 32}, "generator": {"width": 16}})
+    assert (small.discriminator.width, small.discriminator.resampling, small.discriminator.init) == (
+        32,
+        "blur",
+        "xavier",
+    )
+    assert (small.generator.width, small.generator.init) == (16, "xavier")
+    quick = read({"name": "cut", "generator_optimizer": {"name": "adam", "beta1": 0.0}})
+    assert quick.generator_optimizer.beta1 == 0.0
+    assert quick.generator_optimizer.learning_rate == read({"name": "cut"}).generator_optimizer.learning_rate
+    other = read({"name": "cut", "discriminator": {"name": "dcgan", "width": 8}})
+    assert (other.discriminator.name, other.discriminator.max_width) == ("dcgan", 128), "another network has its own"

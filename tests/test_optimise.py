@@ -9,8 +9,9 @@ import torch
 from pydantic import TypeAdapter
 from torch import nn
 
-from limner.optimise import OptimizerSettings, build_optimizer, choose_precision, compile_network, set_rates
+from limner.optimise import OptimizerSettings, build_optimizer, compile_network, set_rates
 from limner.optimise import descend as move
+from limner.precision import choose_precision
 
 ALL = [
     {"name": "adam", "learning_rate": 0.1},

@@ -14,9 +14,9 @@ from torch.nn.utils.parametrizations import spectral_norm
 import limner.networks
 from limner.losses import ADVERSARIAL
 from limner.networks import build_discriminator
-from limner.optimise import autocast
 from limner.penalties import squared_gradient_norms
 from limner.piecewise_linear import penalised_gradients
+from limner.precision import autocast
 from limner.randomness import generator
 from limner.tasks import PictureShape
 

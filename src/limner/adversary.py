@@ -11,10 +11,10 @@ image's mean logit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from pydantic import Field, model_validator
@@ -63,6 +63,20 @@ class AdversarialSettings(MethodSettings):
     penalties: PenaltySettings = PenaltySettings()
     augmentation: AugmentSettings | None = Field(None, description="of what the discriminator sees, real and fake")
     discriminator_optimizer: OptimizerSettings = AdamSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_what_is_not_said(cls, raw: Any) -> Any:
+        """Keys left out of a network's or an optimiser's block are the method's, as long as it is of the same name."""
+        if not isinstance(raw, Mapping):
+            return raw
+        filled = dict(raw)
+        for key, field in cls.model_fields.items():
+            said, default = raw.get(key), field.default
+            named = isinstance(said, Mapping) and isinstance(default, Settings) and "name" in type(default).model_fields
+            if named and said.get("name", default.name) == default.name:  # type: ignore[union-attr]
+                filled[key] = default.model_dump(mode="json") | dict(said)  # type: ignore[arg-type]
+        return filled
 
     @model_validator(mode="after")
     def _refuse_lecam_without_level(self) -> AdversarialSettings:

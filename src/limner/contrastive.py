@@ -30,12 +30,9 @@ from limner.networks import DiscriminatorSettings, patch_discriminator, resnet_t
 from limner.networks.patch_projection import PatchProjection
 from limner.optimise import AdamSettings, OptimizerSettings, build_optimizer, descend
 from limner.randomness import generator
-from limner.schedules import Ramp
+from limner.schedules import HELD_THEN_DOWN
 from limner.strict import Settings
 from limner.tasks import PictureShape, UnpairedPictures
-
-HALF_CONSTANT = Ramp(start=2e-4, end=2e-6, hold=0.5, shape="linear")
-"""The papers' learning rate: constant for half of the run, then down to nothing in a straight line."""
 
 
 class NceSettings(Settings):
@@ -64,8 +61,8 @@ class ContrastiveSettings(AdversarialSettings):
     )
     nce: NceSettings = NceSettings()
     content: ContentSettings = ContentSettings()
-    generator_optimizer: OptimizerSettings = AdamSettings(learning_rate=HALF_CONSTANT)
-    discriminator_optimizer: OptimizerSettings = AdamSettings(learning_rate=HALF_CONSTANT)
+    generator_optimizer: OptimizerSettings = AdamSettings(learning_rate=HELD_THEN_DOWN)
+    discriminator_optimizer: OptimizerSettings = AdamSettings(learning_rate=HELD_THEN_DOWN)
 
 
 @dataclass
@@ -86,6 +83,8 @@ class ContrastiveTranslation:
     """See the module's first lines."""
 
     task: Literal["unpaired"] = "unpaired"
+    calls_product = False
+    """A step asks the generator for its features too, which a compiled call does not give."""
 
     def __init__(self, params: ContrastiveSettings, shape: PictureShape) -> None:
         self._params = params
@@ -149,7 +148,7 @@ class ContrastiveTranslation:
     def _begin(self, part: MicroBatch[UnpairedPictures], moment: Moment) -> _Part:
         source, target = part.batch.source, part.batch.target
         # One coin for all, as the authors toss it: the step's, so that every part and process has the same.
-        coin = torch.rand((), generator=generator(0, "mirror", moment.step))
+        coin = torch.rand((), generator=generator(moment.seed, "mirror", moment.step))
         mirrored = self._params.nce.flip_equivariance and float(coin) < 0.5
         pictures = source.images.flip(3) if mirrored else source.images
         inputs = torch.cat([pictures, target.images]) if self._params.nce.identity else pictures

@@ -16,7 +16,7 @@ from limner.errors import LimnerError
 from limner.packing import PackedDataset, Split, SplitName
 from limner.pixels import to_signed
 from limner.randomness import derive_seed, generator
-from limner.tasks import Pairs, Pictures, TaskName, UnpairedPictures
+from limner.tasks import Batch, Pairs, Pictures, TaskName, UnpairedPictures
 
 RESIDENT_SHARE = 0.25
 """A split that fits into this share of the free memory stays on the device as uint8, and no loader is needed."""
@@ -33,7 +33,6 @@ JUDGED_AT_ONCE = 100
 """Pictures in a batch that is judged."""
 
 Translated = UnpairedPictures | Pairs
-Batch = Pictures | Translated
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,8 @@ class Moment:
     total_images: int
     rollbacks: int = 0
     """How often the guard has gone back to an earlier checkpoint."""
+    seed: int = 0
+    """The run's: for what all parts of a step have to draw alike."""
 
     @property
     def progress(self) -> float:

@@ -28,8 +28,9 @@ class ImagePool(nn.Module):
         """Images [N, C, H, W] for the discriminator in place of the newest ones, without gradients.
 
         While there is room an image is stored and returned. After that, with probability 1/2 it takes the place of a
-        stored one, which is returned; else it is returned itself. No two images of a call get the same place, and none
-        gets one that this call filled. `rng` is on the images' device; nothing waits for the device.
+        stored one, which is returned; else it is returned itself. Of `size` images at a time no two get the same place,
+        and none gets one that they filled. Images that are not finite, and those with them, are returned and not kept.
+        `rng` is on the images' device; nothing waits for the device.
         """
         return self._exchange(images, None, rng)[0]
 

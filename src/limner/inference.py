@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.export.passes import move_to_device_pass
 
 from limner.errors import LimnerError
-from limner.optimise import PrecisionName, autocast, choose_precision
 from limner.pixels import to_uint8
+from limner.precision import PrecisionName, autocast, choose_precision
 from limner.randomness import generator
 from limner.spatial_statistics import TranslatorProgram
 from limner.tasks import TRANSLATION

@@ -1,9 +1,8 @@
-"""How a player moves: rates, precision, gradients, their mean over processes, the finite check, the step."""
+"""How a player moves: rates, gradients, their mean over processes, the finite check, the step."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Literal
 
 import torch
@@ -18,8 +17,6 @@ from limner.strict import Settings
 TINY_WEIGHTS = 0.01
 """Root mean square of weights below which they are meant to grow, as where CUT's authors begin: what a step changes is
 held against this then."""
-
-PrecisionName = Literal["auto", "fp32", "bf16"]
 
 
 class AdamSettings(Settings):
@@ -80,20 +77,6 @@ def set_rates(optimizers: Mapping[str, Optimizer], progress: float, *, factor: f
             group["lr"] = _at(schedules["lr"], progress) * factor
             if "beta2" in schedules:
                 group["betas"] = (group["betas"][0], _at(schedules["beta2"], progress))
-
-
-def choose_precision(name: PrecisionName, device: torch.device) -> torch.dtype:
-    """The type that layers compute in. `auto` is bfloat16 where the hardware has instructions for it."""
-    if name == "auto":
-        return torch.bfloat16 if _has_native_bf16(device) else torch.float32
-    return torch.bfloat16 if name == "bf16" else torch.float32
-
-
-def autocast(dtype: torch.dtype, device: torch.device) -> AbstractContextManager[object]:
-    """Inside it, layers that gain from `dtype` compute in it; weights stay float32."""
-    if dtype is torch.float32:
-        return nullcontext()
-    return torch.autocast(device.type, dtype)
 
 
 def compile_network(network: nn.Module, inputs: Mapping[str, Tensor]) -> str:
@@ -180,10 +163,3 @@ def _plain(schedule: float | Ramp) -> float | dict[str, float | str]:
 
 def _at(schedule: float | dict[str, float | str], progress: float) -> float:
     return value_at(Ramp.model_validate(schedule) if isinstance(schedule, dict) else schedule, progress)
-
-
-def _has_native_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    found: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # not in every supported version of PyTorch
-    return bool(found.get("avx512_bf16") or found.get("amx_bf16"))

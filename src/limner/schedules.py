@@ -37,6 +37,10 @@ class Ramp(Settings):
         return self
 
 
+HELD_THEN_DOWN = Ramp(start=2e-4, end=2e-6, hold=0.5, shape="linear")
+"""The learning rate of pix2pix, CycleGAN and CUT: held for half of the run, then down to a hundredth (there: to 0)."""
+
+
 def value_at(schedule: float | Ramp, progress: float) -> float:
     """The value at a progress in [0, 1].
 

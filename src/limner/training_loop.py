@@ -21,8 +21,9 @@ from limner.guard import NOT_FINITE, Guard, Tally
 from limner.interruption import StopRequests
 from limner.journal import Journal
 from limner.methods import TrainingMethod
-from limner.optimise import autocast, choose_precision, set_rates
+from limner.optimise import set_rates
 from limner.ports import Progress
+from limner.precision import autocast, choose_precision
 from limner.randomness import derive_seed, generator
 from limner.settings import TrainSettings
 
@@ -145,7 +146,7 @@ def train(run: TrainingRun) -> State:
 def advance(run: TrainingRun, state: State) -> None:
     """One step of the method, at the rates of the moment, and of the average."""
     settings, care = run.settings, run.guard.rollbacks
-    moment = Moment(state.step, state.images, run.total_images, care)
+    moment = Moment(state.step, state.images, run.total_images, care, settings.seed)
     set_rates(run.method.optimizers, moment.progress, factor=0.5**care)
     with autocast(choose_precision(settings.precision, run.device), run.device):
         run.tally.add(run.method.step(micro_batches(run, state.step), moment))

@@ -12,7 +12,7 @@ from limner.errors import LimnerError
 from limner.game import MicroBatch, Moment
 from limner.journal import Journal, read_journal
 from limner.methods import load_method
-from limner.optimise import autocast
+from limner.precision import autocast
 from limner.randomness import generator
 from limner.settings import TrainSettings
 from limner.tasks import Pictures

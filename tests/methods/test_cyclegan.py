@@ -103,3 +103,27 @@ def test_the_product_knows_the_way_back():
 
 def test_without_a_weight_there_is_no_identity_loss():
     assert not any("identity" in name for name in step(build(identity=0.0)))
+
+
+def test_dropout_of_a_generator_depends_on_the_part_and_nothing_else():
+    def stepped():
+        torch.manual_seed(0)
+        small = {
+            "name": "cyclegan",
+            "generator": {"name": "unet", "width": 4, "norm": "instance"},
+            "discriminator": {"name": "patch", "width": 4, "layers": 1},
+        }
+        method = Method(Params.model_validate(small), PictureShape(1, 64, 64, classes=0))
+        assert any(isinstance(module, nn.Dropout) for module in method.product().modules())
+        sides = torch.rand(2, 2, 1, 64, 64, generator=generator(0, "sides")) * 2 - 1
+        torch.manual_seed(global_state)
+        before = torch.get_rng_state()
+        method.step([MicroBatch(UnpairedPictures(*map(Pictures, sides)), generator(0), 5)], Moment(0, 0, 1))
+        assert torch.equal(torch.get_rng_state(), before)
+        return method.networks.state_dict()
+
+    global_state = 1
+    one = stepped()
+    global_state = 2
+    for name, value in stepped().items():
+        assert torch.equal(value, one[name]), name

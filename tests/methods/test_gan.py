@@ -13,12 +13,12 @@ from limner.game import MicroBatch, Moment
 from limner.losses import ADVERSARIAL
 from limner.methods.gan import Method, Params
 from limner.networks import dcgan, dense, r3gan
-from limner.optimise import autocast
 from limner.penalties import (
     interpolated_gradient_penalty,
     squared_gradient_norm_estimates,
     zero_centred_gradient_penalty,
 )
+from limner.precision import autocast
 from limner.randomness import generator
 from limner.tasks import Pictures, PictureShape
 

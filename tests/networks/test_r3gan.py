@@ -9,7 +9,7 @@ from limner.errors import LimnerError
 from limner.game import MicroBatch, Moment
 from limner.methods.gan import Method, Params
 from limner.networks import r3gan
-from limner.optimise import autocast
+from limner.precision import autocast
 from limner.randomness import generator
 from limner.tasks import Pictures, PictureShape
 

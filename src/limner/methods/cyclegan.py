@@ -32,12 +32,9 @@ from limner.networks import (
     resnet_translator,
 )
 from limner.optimise import AdamSettings, OptimizerSettings, build_optimizer, descend
-from limner.randomness import generator
-from limner.schedules import Ramp
+from limner.randomness import generator, global_seed
+from limner.schedules import HELD_THEN_DOWN
 from limner.tasks import PictureShape, UnpairedPictures
-
-HALF_CONSTANT = Ramp(start=2e-4, end=2e-6, hold=0.5, shape="linear")
-"""The paper's learning rate: constant for half of the run, then down to nothing in a straight line."""
 
 
 class Params(AdversarialSettings):
@@ -54,8 +51,8 @@ class Params(AdversarialSettings):
     identity: float = Field(0.5, ge=0, description="weight of the identity losses, times `cycle`")
     pool: int = Field(50, ge=0, le=10_000, description="earlier results that a discriminator is shown too")
     content: ContentSettings = ContentSettings()
-    generator_optimizer: OptimizerSettings = AdamSettings(learning_rate=HALF_CONSTANT)
-    discriminator_optimizer: OptimizerSettings = AdamSettings(learning_rate=HALF_CONSTANT)
+    generator_optimizer: OptimizerSettings = AdamSettings(learning_rate=HELD_THEN_DOWN)
+    discriminator_optimizer: OptimizerSettings = AdamSettings(learning_rate=HELD_THEN_DOWN)
 
 
 class TwoWay(nn.Module):
@@ -83,6 +80,7 @@ class _Part:
     """A micro-batch on its way through a step. `there` is judged by the target's adversary, `back` by the source's."""
 
     batch: UnpairedPictures
+    seed: int
     there: Duel
     back: Duel
 
@@ -91,6 +89,8 @@ class Method:
     """See the module's first lines."""
 
     task: Literal["unpaired"] = "unpaired"
+    calls_product = False
+    """A step calls each of the product's two generators."""
 
     def __init__(self, params: Params, shape: PictureShape) -> None:
         self._params = params
@@ -131,7 +131,7 @@ class Method:
         terms |= mean_terms(told) | moved
         for number, (adversary, pool) in enumerate(zip((self._there, self._back), self._pools, strict=True)):
             duels = [(part.there, part.back)[number] for part in begun]
-            self._pool(duels, pool, generator(0, "pool", moment.step, number, device=duels[0].fake.device))
+            self._pool(duels, pool, generator(moment.seed, "pool", moment.step, number, device=duels[0].fake.device))
             terms |= adversary.move(duels, moment)
         return terms
 
@@ -157,19 +157,21 @@ class Method:
             shown = adversary.show(real.images, part.rng, moment)
             labels = adversary.labels(real.labels), adversary.labels(fake.labels)
             duels.append(Duel(shown, fake.images, *labels, part.rng))
-        return _Part(part.batch, *duels)
+        return _Part(part.batch, part.seed, *duels)
 
     def _pull(self, part: _Part, moment: Moment, *, told: list[Losses]) -> Tensor:
         x, y, params = part.batch.source.images, part.batch.target.images, self._params
         # One pass of each generator for the pictures to be changed and for those to be left alone.
         keep = [y, x] if params.identity else []
-        there, back = self._both.there(torch.cat([x, *keep[:1]])), self._both.return_(torch.cat([y, *keep[1:]]))
-        fake_y, fake_x = there[: len(x)], back[: len(y)]
+        with global_seed(part.seed, x.device):  # dropout, where a generator has some
+            there, back = self._both.there(torch.cat([x, *keep[:1]])), self._both.return_(torch.cat([y, *keep[1:]]))
+            fake_y, fake_x = there[: len(x)], back[: len(y)]
+            cycles = self._both.return_(fake_y), self._both.there(fake_x)
         terms = {
             "loss/generator": self._there.judge(fake_y, part.there, moment),
             "loss/generator_back": self._back.judge(fake_x, part.back, moment),
-            "loss/cycle": cycle_loss(self._both.return_(fake_y), x),
-            "loss/cycle_back": cycle_loss(self._both.there(fake_x), y),
+            "loss/cycle": cycle_loss(cycles[0], x),
+            "loss/cycle_back": cycle_loss(cycles[1], y),
         }
         weights = [params.adversarial] * 2 + [params.cycle] * 2
         if params.identity:

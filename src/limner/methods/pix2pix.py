@@ -24,11 +24,8 @@ from limner.losses import LossName, reconstruction_loss
 from limner.networks import DiscriminatorSettings, TranslatorSettings, build_translator, patch_discriminator, unet
 from limner.optimise import AdamSettings, OptimizerSettings, build_optimizer, descend
 from limner.randomness import global_seed
-from limner.schedules import Ramp
+from limner.schedules import HELD_THEN_DOWN
 from limner.tasks import Pairs, PictureShape
-
-HALF_CONSTANT = Ramp(start=2e-4, end=2e-6, hold=0.5, shape="linear")
-"""The authors' learning rate: constant for half of the run, then down to nothing in a straight line."""
 
 
 class Params(AdversarialSettings):
@@ -41,8 +38,8 @@ class Params(AdversarialSettings):
     loss: LossName = Field("bce", description="adversarial loss")
     adversarial: float = Field(1.0, ge=0, description="weight of the adversarial loss")
     reconstruction: float = Field(100.0, ge=0, description="lambda: weight of the mean absolute error")
-    generator_optimizer: OptimizerSettings = AdamSettings(learning_rate=HALF_CONSTANT)
-    discriminator_optimizer: OptimizerSettings = AdamSettings(learning_rate=HALF_CONSTANT)
+    generator_optimizer: OptimizerSettings = AdamSettings(learning_rate=HELD_THEN_DOWN)
+    discriminator_optimizer: OptimizerSettings = AdamSettings(learning_rate=HELD_THEN_DOWN)
 
 
 @dataclass

@@ -18,9 +18,9 @@ from limner.data import refuse_other_task
 from limner.distributed import local_device
 from limner.errors import LimnerError
 from limner.methods import load_method
-from limner.optimise import choose_precision
 from limner.packing import PackedDataset
 from limner.ports import Ports
+from limner.precision import choose_precision
 from limner.settings import MethodSettings, ModelSettings
 from limner.steps.train import assemble, build, determinism, training_shape
 from limner.training_loop import State, TrainingRun, advance, peak_memory_gib, resume, save

@@ -26,10 +26,11 @@ from limner.journal import Journal, Line, describe_event, read_journal
 from limner.lineage import directory_md5, write_lineage
 from limner.methods import TrainingMethod, load_method
 from limner.mirror import Mirror
-from limner.optimise import autocast, choose_precision, compile_network
+from limner.optimise import compile_network
 from limner.packing import PackedDataset
 from limner.pixels import bands, encode_png, to_uint8
 from limner.ports import Ports, Run
+from limner.precision import autocast, choose_precision
 from limner.quick_judging import open_quick_judging
 from limner.randomness import derive_seed, generator
 from limner.settings import MethodSettings, ModelSettings
@@ -229,7 +230,9 @@ def assemble(  # noqa: PLR0913 - it is where all of them meet
         device=device,
         augmentation=Augmentation(train_settings.augment_pixels, train_settings.mirror, train_settings.crop),
     )
-    if train_settings.compile:
+    if train_settings.compile and not getattr(method, "calls_product", True):
+        ports.notice(f"trains without torch.compile: {settings.method.name} calls parts of its networks by themselves")
+    elif train_settings.compile:
         part = batches.at(0, parts=train_settings.batch // (train_settings.micro_batch or train_settings.batch))
         inputs = method.product_inputs(part, generator(train_settings.seed, "compile", device=device))
         with autocast(choose_precision(train_settings.precision, device), device):
@@ -273,9 +276,7 @@ def assemble(  # noqa: PLR0913 - it is where all of them meet
         journal=Journal(place / "journal.jsonl", listener=tell),
         progress=ports.progress if tracked else lambda *_: None,
         draw_samples=draw_samples if writes else lambda *_: None,
-        watch=HealthCheck(method, packed, seed=train_settings.seed, crop=train_settings.crop, device=device)
-        if writes
-        else lambda _: {},
+        watch=_watch(settings, method, packed) if writes else lambda _: {},
         judge=_judge(settings, method, packed, ports=ports) if writes else lambda _: {},
     )
 
