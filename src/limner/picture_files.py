@@ -6,7 +6,8 @@ Nothing here trusts its input: a picture that cannot be used raises Refused with
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +20,7 @@ from limner.sources.decode import FORMATS
 
 FileFormat = Literal["png", "jpeg", "webp"]
 SUFFIX: dict[FileFormat, str] = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
-_OF_SUFFIX: dict[str, FileFormat] = {
+FORMAT_OF_SUFFIX: dict[str, FileFormat] = {
     ".png": "png",
     ".apng": "png",
     ".jpg": "jpeg",
@@ -28,6 +29,7 @@ _OF_SUFFIX: dict[str, FileFormat] = {
     ".jfif": "jpeg",
     ".webp": "webp",
 }
+"""What a name says that is written; other names say a format that is only read, or none."""
 _OF_CONTENT: dict[str | None, FileFormat] = {"PNG": "png", "JPEG": "jpeg", "MPO": "jpeg", "WEBP": "webp"}
 _ORIENTATION = 0x0112
 _COLOUR_SPACE = slice(16, 20)
@@ -54,18 +56,21 @@ class PictureFile:
 
 def format_of_name(path: str) -> FileFormat:
     """What a picture of that name is written as when its format is to be kept: PNG where nothing else fits."""
-    return _OF_SUFFIX.get(Path(path).suffix.lower(), "png")
+    return FORMAT_OF_SUFFIX.get(Path(path).suffix.lower(), "png")
 
 
-def read_size(content: bytes, *, max_megapixels: float) -> tuple[int, int]:
-    """Width and height as the header claims them; nothing is decoded. Raises Refused."""
-    return _open(content, max_megapixels).size
+def count_pixels(content: bytes, *, max_megapixels: float, short_side: int | None = None) -> int:
+    """The most that it has on its way, read or scaled, as its header claims; nothing is decoded. Raises Refused."""
+    size = _open(content, max_megapixels).size
+    return max(math.prod(size), math.prod(_scaled_size(size, short_side, max_megapixels)))
 
 
 def read_picture(content: bytes, *, max_megapixels: float, short_side: int | None = None) -> PictureFile:
     """The first frame of an image file, its short side scaled where asked for. Raises Refused."""
     try:
-        return _parts(_open(content, max_megapixels), short_side)
+        picture = _open(content, max_megapixels)
+        _scaled_size(picture.size, short_side, max_megapixels)  # refuses before anything is decoded
+        return _parts(picture, short_side, max_megapixels)
     except Refused:
         raise
     except Exception as error:  # noqa: BLE001 - on damaged input Pillow raises nearly anything: OSError, struct.error, ...
@@ -79,6 +84,30 @@ def with_channels(colours: NDArray[np.uint8], channels: int) -> NDArray[np.uint8
     if channels == 1:
         return np.asarray(Image.fromarray(colours).convert("L"))[..., None]
     return np.repeat(colours, channels, axis=2)
+
+
+def for_network(picture: PictureFile, channels: int) -> NDArray[np.uint8]:
+    """Its pixels [H, W, channels]; of 4 the last is alpha, which is opaque where there is none."""
+    if channels < 4:
+        return with_channels(picture.colours, channels)
+    alpha = np.full(picture.colours.shape[:2], 255, np.uint8) if picture.alpha is None else picture.alpha
+    return np.concatenate([with_channels(picture.colours, 3), alpha[..., None]], axis=2)
+
+
+def with_result(picture: PictureFile, result: NDArray[np.uint8], *, strength: float) -> PictureFile:
+    """The picture with a network's result [H, W, C] in its place, mixed with the source where `strength` is below 1."""
+    alpha = picture.alpha
+    if result.shape[2] == 4:
+        result, alpha = result[..., :3], result[..., 3]
+    if strength < 1:
+        # Row by row: the picture as floats would take many times its memory.
+        source = picture.colours
+        mixed = np.empty((*source.shape[:2], max(source.shape[2], result.shape[2])), np.uint8)
+        for row in range(len(mixed)):
+            here = source[row].astype(np.float32)
+            mixed[row] = np.rint(here + strength * (result[row].astype(np.float32) - here))
+        result = mixed
+    return replace(picture, colours=result, alpha=alpha)
 
 
 def write_picture(picture: PictureFile, file_format: FileFormat, *, quality: int) -> bytes:
@@ -117,7 +146,19 @@ def _open(content: bytes, max_megapixels: float) -> Image.Image:
     return picture
 
 
-def _parts(picture: Image.Image, short_side: int | None) -> PictureFile:
+def _scaled_size(size: tuple[int, int], short_side: int | None, max_megapixels: float) -> tuple[int, int]:
+    """Width and height after scaling; None: as they are. Raises Refused where that is more than is allowed."""
+    if short_side is None:
+        return size
+    width, height = (max(1, round(side * short_side / min(size))) for side in size)
+    if width * height > max_megapixels * 1e6:
+        raise Refused(
+            "too large", f"--size {short_side} makes it {width}x{height}, --max-megapixels is {max_megapixels:g}"
+        )
+    return width, height
+
+
+def _parts(picture: Image.Image, short_side: int | None, max_megapixels: float) -> PictureFile:
     notes = []
     if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":
         notes.append("the first of several frames")
@@ -140,8 +181,10 @@ def _parts(picture: Image.Image, short_side: int | None) -> PictureFile:
     # A large picture is a lot of memory: no copy where none is needed, and the original is let go.
     colours = picture if picture.mode == mode else picture.convert(mode)
     del picture
-    if short_side:
-        colours, alpha = _scaled(colours, short_side), alpha and _scaled(alpha, short_side)
+    size = _scaled_size(colours.size, short_side, max_megapixels)
+    if size != colours.size:
+        lanczos = Image.Resampling.LANCZOS
+        colours, alpha = colours.resize(size, lanczos), alpha and alpha.resize(size, lanczos)
     pixels = np.asarray(colours)
     return PictureFile(
         colours=pixels[..., None] if pixels.ndim == 2 else pixels,
@@ -172,9 +215,3 @@ def _rgb_of_cmyk(picture: Image.Image, profile: bytes) -> Image.Image:
         return picture.convert("RGB")
     assert converted is not None
     return converted
-
-
-def _scaled(picture: Image.Image, short_side: int) -> Image.Image:
-    scale = short_side / min(picture.size)
-    width, height = (max(1, round(side * scale)) for side in picture.size)
-    return picture.resize((width, height), Image.Resampling.LANCZOS)

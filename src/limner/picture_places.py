@@ -7,14 +7,16 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
+from urllib.parse import urlsplit
+from uuid import uuid4
 
 from limner.errors import LimnerError
-from limner.picture_files import SUFFIX, FileFormat, format_of_name
+from limner.picture_files import FORMAT_OF_SUFFIX, SUFFIX, FileFormat, format_of_name
 from limner.ports import ObjectStore
 from limner.sources import Refused
 from limner.sources.tree import SUFFIXES, is_folder, read_whole, scan_folder
@@ -37,37 +39,47 @@ class Found:
     """Its bytes; raises Refused, or LimnerError where a whole store does not answer."""
     path: Path | None = None
     """Where it lies, if on this machine."""
+    address: str = ""
+    """Where it lies, if in an object store: a `store_address`."""
 
 
 @dataclass
 class Search:
-    """Pictures found, folders searched, and what was left aside in them."""
+    """Pictures found, folders and prefixes (as `store_address`es) searched, and what was left aside in them."""
 
     pictures: list[Found] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
+    prefixes: list[str] = field(default_factory=list)
     left_aside: list[str] = field(default_factory=list)
 
 
-def find_pictures(words: Iterable[str], *, max_megapixels: float, stores: Mapping[str, ObjectStore]) -> Search:
+def find_pictures(
+    words: Iterable[str],
+    *,
+    max_megapixels: float,
+    stores: Mapping[str, ObjectStore],
+    earlier_results: Collection[Path] = (),
+) -> Search:
     """The pictures that the words mean: files, folders (with all below), globs, urls of `stores`.
 
-    Raises LimnerError where a word means nothing.
+    Globs leave `earlier_results`, resolved paths, aside. Raises LimnerError where a word means nothing.
     """
     search = Search()
     largest = int(max_megapixels * 1e6) * 8 + METADATA_BYTES  # uncompressed 16-bit RGBA
     for word in words:
+        pictures, left_aside = len(search.pictures), len(search.left_aside)
         if word in stores:
             _add_store(search, word, stores[word], largest)
         elif WILD & set(word) and not os.path.lexists(word):
-            _add_glob(search, word, largest)
+            _add_glob(search, word, largest, earlier_results)
         else:
             _add_path(search, Path(word), PurePosixPath(Path(word).name), largest)
-    if not search.pictures:
-        raise LimnerError(
-            "There is no picture to stylize.",
-            why="; ".join(search.left_aside),
-            fix="Name files, folders, globs such as 'photos/*.jpg', or s3://BUCKET/PREFIX.",
-        )
+        if len(search.pictures) == pictures:
+            raise LimnerError(
+                f"There is no picture to stylize in {word}.",
+                why="; ".join(search.left_aside[left_aside:]),
+                fix="Name files, folders, globs such as 'photos/*.jpg', or s3://BUCKET/PREFIX.",
+            )
     return search
 
 
@@ -83,7 +95,7 @@ def _add_path(search: Search, path: Path, relative: PurePosixPath, largest: int)
     search.left_aside += [f"{path}: {entry.count} x {entry.name}: {entry.reason}" for entry in tree.set_aside]
 
 
-def _add_glob(search: Search, pattern: str, largest: int) -> None:
+def _add_glob(search: Search, pattern: str, largest: int, earlier_results: Collection[Path]) -> None:
     parts = Path(pattern).parts
     first = next(number for number, part in enumerate(parts) if WILD & set(part))
     root = Path(*parts[:first])
@@ -91,21 +103,38 @@ def _add_glob(search: Search, pattern: str, largest: int) -> None:
     files = [path for path in matches if path.is_file() and path.suffix.lower() in SUFFIXES]
     if not matches:
         raise LimnerError(f"Nothing matches {pattern}.", fix=f"Paths are relative to {Path.cwd()}.")
-    for path in files:
+    sources = [path for path in files if path.resolve() not in earlier_results]
+    for path in sources:
         _add_path(search, path, PurePosixPath(path.relative_to(root).as_posix()), largest)
+    if len(sources) < len(files):
+        search.left_aside.append(f"{pattern}: {len(files) - len(sources)} matches that are results of an earlier call")
     if len(files) < len(matches):
         search.left_aside.append(f"{pattern}: {len(matches) - len(files)} matches that are no picture files")
 
 
 def _add_store(search: Search, url: str, store: ObjectStore, largest: int) -> None:
     sizes = store.sizes("")
-    for key, size in sorted(sizes.items()):
-        if PurePosixPath(key).suffix.lower() in SUFFIXES:
-            fetch = partial(_fetch, store, key, size, largest)
-            search.pictures.append(Found(f"{url.rstrip('/')}/{key}", key, fetch))
-    others = [key for key in sizes if PurePosixPath(key).suffix.lower() not in SUFFIXES]
-    if others:
+    if isinstance(store, SingleObject):
+        root = url.rpartition("/")[0]
+    else:
+        root = url.rstrip("/")
+        search.prefixes.append(store_address(url))
+    pictures = [
+        key for key in sorted(sizes) if PurePosixPath(key).suffix.lower() in SUFFIXES and ".." not in key.split("/")
+    ]
+    for key in pictures:
+        # Keys may have parts that mean nothing there, and that would lead elsewhere in a folder.
+        relative = "/".join(part for part in key.split("/") if part not in ("", "."))
+        fetch = partial(_fetch, store, key, sizes[key], largest)
+        search.pictures.append(Found(f"{root}/{key}", relative, fetch, address=store_address(root, key)))
+    if others := sorted(sizes.keys() - set(pictures)):
         search.left_aside.append(f"{url}: {len(others)} other files, such as {others[0]}")
+
+
+def store_address(url: str, key: str = "") -> str:
+    """A place in an object store, written so that no place has two addresses that S3Store takes for one."""
+    parts = urlsplit(url)
+    return "/".join([f"{parts.scheme}:/", parts.netloc, *filter(None, f"{parts.path}/{key}".split("/"))])
 
 
 def _read(path: Path, largest: int) -> bytes:
@@ -121,7 +150,11 @@ def _fetch(store: ObjectStore, key: str, size: int, largest: int) -> bytes:
         raise Refused("too large", f"the object has {size} bytes, more than any picture of --max-megapixels")
     with tempfile.TemporaryDirectory(prefix="limner-") as folder:
         path = Path(folder, "picture")
-        store.get(key, path)
+        try:
+            store.get(key, path)
+        except LimnerError as error:
+            store.sizes(key)  # raises where the store does not answer at all: then it is not this picture's fault
+            raise Refused("unreadable", error.why) from None
         return path.read_bytes()
 
 
@@ -171,24 +204,28 @@ class FolderDestination:
     def write(self, name: str, content: bytes) -> None:
         """See Destination."""
         path = self.root / name
+        partial = path.with_name(f".limner-{uuid4().hex}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".limner-", delete=False) as file:
-                partial = Path(file.name)
-                try:
+            try:
+                with partial.open("xb") as file:
                     file.write(content)
-                    partial.chmod(0o644)  # the temporary file keeps others out, a result must not
-                    partial.replace(path)
-                except BaseException:
-                    partial.unlink(missing_ok=True)
-                    raise
+                    file.flush()
+                    os.fsync(file.fileno())  # a rename may reach the disk before the bytes do
+                partial.replace(path)
+            except BaseException:
+                partial.unlink(missing_ok=True)
+                raise
         except OSError as error:
             raise LimnerError(f"{path} cannot be written.", why=str(error.strerror or error)) from error
 
     def read_record(self) -> bytes | None:
         """See Destination."""
         path = self.root / RECORD
-        return path.read_bytes() if path.is_file() else None
+        try:
+            return path.read_bytes() if path.is_file() else None
+        except OSError as error:
+            raise LimnerError(f"{path} cannot be read.", why=str(error.strerror)) from error
 
 
 @dataclass(frozen=True)
@@ -199,8 +236,12 @@ class StoreDestination:
 
     def digest(self, name: str) -> str:
         """See Destination."""
-        content = self._get(name)
-        return "" if content is None else sha256(content)
+        if name not in self.store.sizes(name):
+            return ""
+        try:
+            return sha256(self._get(name))
+        except LimnerError:  # the store has just answered: it is this object that cannot be read
+            return "?"
 
     def write(self, name: str, content: bytes) -> None:
         """See Destination."""
@@ -211,11 +252,9 @@ class StoreDestination:
 
     def read_record(self) -> bytes | None:
         """See Destination."""
-        return self._get(RECORD)
+        return self._get(RECORD) if RECORD in self.store.sizes(RECORD) else None
 
-    def _get(self, name: str) -> bytes | None:
-        if name not in self.store.sizes(name):
-            return None
+    def _get(self, name: str) -> bytes:
         with tempfile.TemporaryDirectory(prefix="limner-") as folder:
             path = Path(folder, "found")
             self.store.get(name, path)
@@ -230,11 +269,9 @@ def name_results(search: Search, file_format: FileFormat | None) -> list[str]:
     names, taken = [], dict[str, Found]()
     for found in search.pictures:
         becomes = file_format or format_of_name(found.relative)
-        stem = PurePosixPath(found.relative)
-        name = str(stem if format_of_name(stem.name) == becomes and stem.suffix else stem.with_suffix(SUFFIX[becomes]))
-        name = (
-            name if format_of_name(name) == becomes and _says_format(name) else str(stem.with_suffix(SUFFIX[becomes]))
-        )
+        path = PurePosixPath(found.relative)
+        keeps = FORMAT_OF_SUFFIX.get(path.suffix.lower()) == becomes
+        name = str(path if keeps else path.with_suffix(SUFFIX[becomes]))
         other = taken.setdefault(name.casefold(), found)
         if other is not found:
             raise LimnerError(
@@ -245,31 +282,46 @@ def name_results(search: Search, file_format: FileFormat | None) -> list[str]:
     return names
 
 
-def _says_format(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() in (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp")
-
-
 def refuse_overwriting(out: Path, names: Sequence[str], search: Search) -> None:
     """Raises LimnerError where a result would take the place of a source, or be taken for one at the next call."""
     if out.exists() and not out.is_dir():
         raise LimnerError(f"{out} is a file.", fix="Name a folder with --out.")
-    for folder in search.folders:
-        if out.resolve().is_relative_to(folder.resolve()):
-            raise LimnerError(
-                f"{out} lies in {folder}, whose pictures are the sources.",
-                why="The results would be sources of the next call.",
-                fix="Name a folder outside it with --out.",
-            )
-    sources = {found.path.resolve(): found for found in search.pictures if found.path}
+    folders = {folder.resolve(): folder for folder in search.folders}
+    for place in dict.fromkeys([out, *((out / name).parent for name in names)]):
+        for resolved, folder in folders.items():
+            if place.resolve().is_relative_to(resolved):
+                raise _lies_inside(place, folder, "folder")
+    sources = {found.path.resolve() for found in search.pictures if found.path}
     identities = {_identity(path) for path in sources}
     for name in names:
         place = out / name
         exact = place.parent.resolve() / place.name
         # The identity tells where a disk takes A.png for a.png, and links whatever they are called.
         if exact in sources or place.resolve() in sources or (place.exists() and _identity(place) in identities):
-            raise LimnerError(
-                f"{place} is a source: its result would take its place.", fix="Name another folder with --out."
-            )
+            raise _is_source(place)
+
+
+def refuse_overwriting_in_store(out: str, names: Sequence[str], search: Search) -> None:
+    """As `refuse_overwriting`, where results go to an object store."""
+    sources = {found.address for found in search.pictures}
+    for place in (store_address(out), *(store_address(out, name) for name in names)):
+        if place in sources:
+            raise _is_source(place)
+        for prefix in search.prefixes:
+            if f"{place}/".startswith(f"{prefix}/"):
+                raise _lies_inside(place, prefix, "prefix")
+
+
+def _is_source(place: object) -> LimnerError:
+    return LimnerError(f"{place} is a source: its result would take its place.", fix="Name another place with --out.")
+
+
+def _lies_inside(place: object, sources: object, kind: str) -> LimnerError:
+    return LimnerError(
+        f"{place} lies in {sources}, whose pictures are the sources.",
+        why="The results would be sources of the next call, or take their places.",
+        fix=f"Name a {kind} outside it with --out.",
+    )
 
 
 def _identity(path: Path) -> tuple[int, int]:
@@ -283,6 +335,11 @@ def _identity(path: Path) -> tuple[int, int]:
 def sha256(content: bytes) -> str:
     """Its hex digest."""
     return hashlib.sha256(content).hexdigest()
+
+
+def results_of_record(root: Path) -> frozenset[Path]:
+    """Where the results lie, as resolved paths, that the record of a folder names."""
+    return frozenset((root / name).resolve() for name in parse_record(FolderDestination(root).read_record()))
 
 
 def parse_record(content: bytes | None) -> dict[str, Any]:

@@ -434,3 +434,61 @@ def test_pictures_come_from_and_go_to_an_object_store(say, model, photos, tmp_pa
         missing = say("stylize", "s3://no-such-bucket/a", "--model", model, "--out", tmp_path / "none")
         assert missing.status == 2
         assert "Create the bucket" in missing.err
+
+
+def test_overwrite_never_replaces_an_object_that_is_a_source(say, model, photos, monkeypatch):
+    with s3_stand.server() as address:
+        bucket, client = s3_stand.bucket(monkeypatch, address), boto3.Session().client("s3")
+        content = (photos / "a.png").read_bytes()
+        for key in ("photos/a.png", "photos/x/a.png", "photos/x/x/a.png"):
+            client.put_object(Bucket=bucket, Key=key, Body=content)
+        b = f"s3://{bucket}"
+        for word, out, message in (
+            (f"{b}/photos/a.png", f"{b}/photos", "is a source"),
+            (f"{b}/photos", f"{b}//photos", "whose pictures are the sources"),
+            (f"{b}/photos", f"S3://{bucket}/photos", "whose pictures are the sources"),
+            (f"{b}/photos/x", f"{b}/photos", "is a source"),
+        ):
+            said = say("stylize", word, "--model", model, "--out", out, "--overwrite")
+            assert (said.status, message in said.err) == (2, True), said.err
+        keys = [found["Key"] for found in client.list_objects_v2(Bucket=bucket)["Contents"]]
+        assert keys == ["photos/a.png", "photos/x/a.png", "photos/x/x/a.png"]
+        assert {client.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys} == {content}
+
+
+def test_an_object_that_goes_away_does_not_stop_the_others(say, model, photos, tmp_path, monkeypatch):
+    from limner import picture_places
+
+    with s3_stand.server() as address:
+        bucket, client = s3_stand.bucket(monkeypatch, address), boto3.Session().client("s3")
+        for name, content in tree(photos).items():
+            client.put_object(Bucket=bucket, Key=f"photos/{name}", Body=content)
+        name_results = picture_places.name_results
+
+        def meanwhile(*arguments):
+            client.delete_object(Bucket=bucket, Key="photos/a.png")
+            return name_results(*arguments)
+
+        monkeypatch.setattr(picture_places, "name_results", meanwhile)
+        said = say("stylize", f"s3://{bucket}/photos", "--model", model, "--out", tmp_path / "out", "--json")
+        assert said.status == 2
+        assert (said.document["done"], said.document["refused"]) == (2, 1)
+        assert f"s3://{bucket}/photos/a.png cannot be stylized: unreadable" in said.err
+        assert sorted(tree(tmp_path / "out")) == [".limner.json", "b.jpg", "sea/c.webp"]
+
+
+def test_a_word_that_finds_nothing_is_told_whatever_the_others_find(say, model, photos, tmp_path):
+    (tmp_path / "nothing").mkdir()
+    said = say("stylize", photos, tmp_path / "nothing", "--model", model, "--out", tmp_path / "out")
+    assert said.status == 2
+    assert f"There is no picture to stylize in {tmp_path / 'nothing'}" in said.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_glob_over_its_own_results_takes_the_sources_alone(say, model, photos):
+    words = ("stylize", f"{photos}/**/*.*", "--model", model, "--out", photos / "out", "--json")
+    assert say(*words).document["done"] == 3
+    again = say(*words)
+    assert (again.status, again.document["done"], again.document["skipped"]) == (0, 0, 3)
+    assert "3 matches that are results of an earlier call" in again.document["notes"][0]
+    assert sorted(tree(photos / "out")) == [".limner.json", "a.png", "b.jpg", "sea/c.webp"]

@@ -111,15 +111,18 @@ def _all(inputs: list[str], out: str, options: StylizeOptions, open_it: Callable
         find_pictures,
         name_results,
         refuse_overwriting,
+        refuse_overwriting_in_store,
+        results_of_record,
     )
     from limner.steps.stylize import Observer, stylize
 
     stores = {word: _open_store(word, single=True) for word in inputs if "://" in word}
-    search = find_pictures(inputs, max_megapixels=options.max_megapixels, stores=stores)
+    earlier = () if "://" in out else results_of_record(Path(out))
+    search = find_pictures(inputs, max_megapixels=options.max_megapixels, stores=stores, earlier_results=earlier)
     names = name_results(search, options.file_format)
     if "://" in out:
-        _refuse_store_inside(inputs, out)
         destination: FolderDestination | StoreDestination = StoreDestination(_open_store(out))
+        refuse_overwriting_in_store(out, names, search)
     else:
         refuse_overwriting(Path(out), names, search)
         destination = FolderDestination(Path(out))
@@ -158,16 +161,6 @@ def _refuse_more_than_the_stream(inputs: list[str], out: str, *, as_json: bool) 
             "`-` reads one picture from standard input and writes its result to standard output.",
             fix="Leave out the other inputs, --out and --json.",
         )
-
-
-def _refuse_store_inside(inputs: list[str], out: str) -> None:
-    for word in inputs:
-        if f"{out.rstrip('/')}/".startswith(f"{word.rstrip('/')}/"):
-            raise LimnerError(
-                f"{out} lies in {word}, whose pictures are the sources.",
-                why="The results would be sources of the next call, or take their places.",
-                fix="Name a prefix outside it with --out.",
-            )
 
 
 def _open_store(url: str, *, single: bool = False) -> ObjectStore:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,21 +18,23 @@ from limner.inference import MEMORY, StyleModel
 from limner.picture_files import (
     FileFormat,
     PictureFile,
+    count_pixels,
+    for_network,
     format_of_name,
     read_picture,
-    read_size,
-    with_channels,
+    with_result,
     write_picture,
 )
 from limner.picture_places import RECORD, Destination, Found, format_record, parse_record, sha256
 from limner.sources import Refused
 from limner.sources.decode import quiet_pillow
 
-AHEAD_SHARE, BATCH_SHARE = 16, 2
-"""A 16th of the memory for pictures that wait, half of it for a batch."""
-LARGEST_BATCH = 32
-KEPT_BACK = 64
-"""Results after which the record is written, and they with it."""
+AHEAD_SHARE, WAITING_SHARE, BATCH_SHARE = 16, 8, 2
+"""Of the memory: a 16th for pictures that are read ahead, an 8th each for those that wait for a batch, for results
+that wait to be encoded and for those that wait to be written, half of it for a batch."""
+LARGEST_BATCH, MOST_WAITING = 32, 64
+RECORD_SHARE = 20
+"""The record is written as a whole: not again until 20 times as long as that took has gone by."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +85,11 @@ def stylize_bytes(content: bytes, *, model: StyleModel, options: StylizeOptions)
     with quiet_pillow():
         try:
             picture = read_picture(content, max_megapixels=options.max_megapixels, short_side=options.short_side)
-            result = model.stylize(_for_model(picture, model), memory=options.memory)
+            result = model.stylize(for_network(picture, model.channels), memory=options.memory)
             return write_picture(
-                _finished(picture, result, options), options.file_format or picture.file_format, quality=options.quality
+                with_result(picture, result, strength=options.strength),
+                options.file_format or picture.file_format,
+                quality=options.quality,
             )
         except Refused as refused:
             raise _in_words("The picture", refused) from None
@@ -123,12 +128,19 @@ class _Waiting:
 
     found: Found
     name: str
-    content: bytes = b""
-    """The file, where it is so large that it is decoded only when it is its turn."""
     input_digest: str = ""
     picture: PictureFile | None = None
+    """None where it is so large that it is decoded only when it is its turn ..."""
+    content: bytes = b""
+    """... out of these bytes, or, where they are many as well, after it has been read again."""
     problem: LimnerError | None = None
     skip: bool = False
+
+    @property
+    def nbytes(self) -> int:
+        """What its pixels take."""
+        parts = (self.picture.colours, self.picture.alpha) if self.picture else ()
+        return sum(part.nbytes for part in parts if part is not None)
 
 
 @dataclass
@@ -143,8 +155,12 @@ class _Job:
     refused: int = 0
     notes: list[str] = field(default_factory=list)
     _buckets: dict[tuple[int, ...], list[_Waiting]] = field(default_factory=dict)
-    _encoding: deque[tuple[_Waiting, Future[bytes]]] = field(default_factory=deque)
+    _encoding: deque[tuple[_Waiting, Future[bytes], int]] = field(default_factory=deque)
+    """Each with the bytes of its source and its result."""
     _kept_back: list[tuple[_Waiting, bytes]] = field(default_factory=list)
+    _made: dict[str, dict[str, object]] = field(default_factory=dict)
+    """What this job adds to the record."""
+    _record_is_due: float = 0.0
 
     def __post_init__(self) -> None:
         self._record = parse_record(self.destination.read_record())
@@ -163,9 +179,12 @@ class _Job:
             waiting = replace(waiting, input_digest=sha256(content))
             if self._is_done(waiting):
                 return replace(waiting, skip=True)
-            width, height = read_size(content, max_megapixels=self.options.max_megapixels)
-            if width * height * 8 > self.options.memory // (AHEAD_SHARE * _workers()):
-                return replace(waiting, content=content)
+            pixels = count_pixels(
+                content, max_megapixels=self.options.max_megapixels, short_side=self.options.short_side
+            )
+            most = self.options.memory // (AHEAD_SHARE * _workers())
+            if pixels * 8 > most:
+                return replace(waiting, content=content if len(content) * 2 <= most else b"")
             return replace(waiting, picture=self._decode(content))
         except Refused as refused:
             return replace(waiting, problem=_in_words(found.name, refused))
@@ -202,19 +221,22 @@ class _Job:
             at_once = self.model.pixels_at_once(self.options.memory // BATCH_SHARE) // (height * width)
             if len(bucket) >= min(LARGEST_BATCH, at_once):
                 self._run(self._buckets.pop((height, width)), pool)
-            elif sum(map(len, self._buckets.values())) >= 2 * LARGEST_BATCH:
-                self._run(self._buckets.pop(max(self._buckets, key=lambda size: len(self._buckets[size]))), pool)
+            elif (
+                sum(map(len, self._buckets.values())) >= MOST_WAITING
+                or sum(map(_nbytes, self._buckets.values())) > self.options.memory // WAITING_SHARE
+            ):
+                self._run(self._buckets.pop(max(self._buckets, key=lambda size: _nbytes(self._buckets[size]))), pool)
 
     def finish(self, pool: ThreadPoolExecutor) -> None:
         """Run what is left, and wait for all results."""
         while self._buckets:
             self._run(self._buckets.pop(next(iter(self._buckets))), pool)
-        self._collect(0)
+        self._collect(0, 0)
         self.keep_what_is_done()
 
     def _run(self, batch: list[_Waiting], pool: ThreadPoolExecutor) -> None:
         pictures = [waiting.picture for waiting in batch if waiting.picture]
-        sources = np.stack([_for_model(picture, self.model) for picture in pictures])
+        sources = np.stack([for_network(picture, self.model.channels) for picture in pictures])
         try:
             results = self.model.stylize_batch(sources, memory=self.options.memory // BATCH_SHARE)
         except LimnerError as error:  # too little memory for their size
@@ -224,46 +246,54 @@ class _Job:
         for waiting, picture, result in zip(batch, pictures, results, strict=True):
             self._note(waiting, picture)
             encode = pool.submit(self._encode, waiting, picture, result)
-            self._encoding.append((replace(waiting, picture=None), encode))
-        self._collect(2 * LARGEST_BATCH)
+            self._encoding.append((replace(waiting, picture=None), encode, waiting.nbytes + result.nbytes))
+        self._collect(MOST_WAITING, self.options.memory // WAITING_SHARE)
 
     def _run_alone(self, waiting: _Waiting) -> None:
         try:
-            picture = self._decode(waiting.content)
+            picture = self._decode(waiting.content or _fetch_again(waiting))
             # Beside the pixels, what Pillow needs to write them: RGB takes it 4 bytes a pixel.
             memory = self.options.memory - picture.colours.nbytes - picture.colours.nbytes * 4 // 3
-            result = self.model.stylize(_for_model(picture, self.model), memory=memory)
+            result = self.model.stylize(for_network(picture, self.model.channels), memory=memory)
             self._note(waiting, picture)
             self._kept_back.append((replace(waiting, content=b""), self._encode(waiting, picture, result)))
         except Refused as refused:
             self._refuse(_in_words(waiting.found.name, refused))
         except LimnerError as error:
             self._refuse(LimnerError(f"{waiting.found.name}: {error.problem}", why=error.why, fix=error.fix))
-        self.keep_what_is_done()
+        self._keep_if_due()
 
     def _encode(self, waiting: _Waiting, picture: PictureFile, result: NDArray[np.uint8]) -> bytes:
-        finished = _finished(picture, result, self.options)
+        finished = with_result(picture, result, strength=self.options.strength)
         return write_picture(finished, format_of_name(waiting.name), quality=self.options.quality)
 
-    def _collect(self, most_left: int) -> None:
-        while len(self._encoding) > most_left:
-            waiting, encoding = self._encoding.popleft()
+    def _collect(self, most: int, most_bytes: int) -> None:
+        while len(self._encoding) > most or sum(nbytes for *_, nbytes in self._encoding) > most_bytes:
+            waiting, encoding, _ = self._encoding.popleft()
             try:
                 self._kept_back.append((waiting, encoding.result()))
             except Refused as refused:
                 self._refuse(_in_words(waiting.found.name, refused))
-            if len(self._kept_back) >= KEPT_BACK:
-                self.keep_what_is_done()
+            self._keep_if_due()
+
+    def _keep_if_due(self) -> None:
+        kept_back = sum(len(content) for _, content in self._kept_back)
+        if time.monotonic() >= self._record_is_due or kept_back > self.options.memory // WAITING_SHARE:
+            self.keep_what_is_done()
 
     def keep_what_is_done(self) -> None:
         """Write the results that are ready. The record goes first: whatever it names and is not there is made again."""
         if not self._kept_back:
             return
-        self._record |= {
+        self._made |= {
             waiting.name: {"input": waiting.input_digest, "output": sha256(content), **self._made_by}
             for waiting, content in self._kept_back
         }
-        self.destination.write(RECORD, format_record(self._record))
+        begun = time.monotonic()
+        # Another job may work into the same place: what it has recorded since stays.
+        self.destination.write(RECORD, format_record(parse_record(self.destination.read_record()) | self._made))
+        now = time.monotonic()
+        self._record_is_due = now + RECORD_SHARE * (now - begun)
         for waiting, content in self._kept_back:
             try:
                 self.destination.write(waiting.name, content)
@@ -286,6 +316,17 @@ class _Job:
         self.observer.progress(self.done + self.skipped + self.refused, self.total)
 
 
+def _fetch_again(waiting: _Waiting) -> bytes:
+    content = waiting.found.fetch()
+    if sha256(content) != waiting.input_digest:
+        raise Refused("unreadable", "it was changed while it waited for its turn")
+    return content
+
+
+def _nbytes(bucket: Sequence[_Waiting]) -> int:
+    return sum(waiting.nbytes for waiting in bucket)
+
+
 def _ahead(pool: ThreadPoolExecutor, work: Sequence[Callable[[], _Waiting]]) -> Iterator[_Waiting]:
     """Results in order, while the pool works on the next few."""
     started: deque[Future[_Waiting]] = deque()
@@ -299,30 +340,6 @@ def _ahead(pool: ThreadPoolExecutor, work: Sequence[Callable[[], _Waiting]]) -> 
 
 def _workers() -> int:
     return min(8, os.cpu_count() or 1)
-
-
-def _for_model(picture: PictureFile, model: StyleModel) -> NDArray[np.uint8]:
-    if model.channels < 4:
-        return with_channels(picture.colours, model.channels)
-    height, width = picture.colours.shape[:2]
-    alpha = np.full((height, width), 255, np.uint8) if picture.alpha is None else picture.alpha
-    return np.concatenate([with_channels(picture.colours, 3), alpha[..., None]], axis=2)
-
-
-def _finished(picture: PictureFile, result: NDArray[np.uint8], options: StylizeOptions) -> PictureFile:
-    """The picture with the result in its place: mixed with the source, and with what belongs to the file."""
-    alpha = picture.alpha
-    if result.shape[2] == 4:
-        result, alpha = result[..., :3], result[..., 3]
-    if options.strength < 1:
-        # Row by row: the picture as floats would take many times its memory.
-        source = picture.colours
-        mixed = np.empty((*source.shape[:2], max(source.shape[2], result.shape[2])), np.uint8)
-        for row in range(len(mixed)):
-            here = source[row].astype(np.float32)
-            mixed[row] = np.rint(here + options.strength * (result[row].astype(np.float32) - here))
-        result = mixed
-    return replace(picture, colours=result, alpha=alpha)
 
 
 def _in_words(name: str, refused: Refused) -> LimnerError:
