@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from limner import spatial_statistics
 from limner.errors import LimnerError
 from limner.inference import KERNELS, open_translator
 from limner.networks.resnet_translator import Translator
@@ -259,3 +260,12 @@ def test_memory_of_a_pass_is_counted():
     found = program(Convolutions())
     # At the second convolution: its input (4 channels), output (3), and a copy of its input, of 4 bytes each.
     assert found.bytes_per_pixel(torch.zeros(1, 3, 64, 64)) == pytest.approx((4 + 3 + 4) * 4)
+
+
+@pytest.mark.parametrize("pads", [(1, 1, 1, 1), (3, 3, 3, 3), (0, 2, 0, 5), (4, 0, 1, 0)])
+def test_reflection_out_of_pieces_is_pytorchs_own(pads):
+    features = torch.rand(2, 3, 6, 7, generator=torch.Generator().manual_seed(0)).to(memory_format=torch.channels_last)
+    made = spatial_statistics._reflected(features, *pads)
+    assert torch.equal(made, torch.nn.functional.pad(features, pads, mode="reflect"))
+    if all(pads):  # as networks pad; a piece of nothing costs the layout
+        assert made.is_contiguous(memory_format=torch.channels_last)

@@ -103,6 +103,8 @@ class _Pass(fx.Interpreter):
         """Run one operator."""
         if target is _ATEN._assert_tensor_metadata.default:
             return None  # it holds what was true of the example: in bfloat16 it is not
+        if target is _ATEN.pad.default and args[2:3] == ("reflect",) and len(args[1]) == 4 and not args[0].is_cuda:
+            return _reflected(args[0], *args[1])
         if not _over_space(target, args):
             return super().call_function(target, args, kwargs)
         return self._normalise(_layer(target, args, lambda: super(_Pass, self).call_function(target, args, kwargs)))
@@ -127,6 +129,15 @@ class _Counting(_Pass):
         copy = max((value.untyped_storage().nbytes() for value in inputs if isinstance(value, Tensor)), default=0)
         self.peak_bytes = max(self.peak_bytes, sum(storages.values()) + copy)
         return result
+
+
+def _reflected(features: Tensor, left: int, right: int, top: int, bottom: int) -> Tensor:
+    """Reflection padding out of pieces: on a CPU PyTorch's own takes longer, as it reorders channels_last."""
+    height, width = features.shape[2:]
+    rows = features[:, :, 1 : top + 1].flip(2), features, features[:, :, height - 1 - bottom : height - 1].flip(2)
+    tall = torch.cat(rows, 2)
+    columns = tall[..., 1 : left + 1].flip(3), tall, tall[..., width - 1 - right : width - 1].flip(3)
+    return torch.cat(columns, 3)
 
 
 def _layer(target: Any, args: tuple[Any, ...], native: Callable[[], Tensor]) -> _Layer:
