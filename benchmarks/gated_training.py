@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 import limner.adversary
+import limner.methods.gan
 import limner.optimise
 from benchmarks.training_recipe import Recipe
 from limner.averaging import Average
@@ -210,6 +211,7 @@ class _Stopwatch:
         with (
             self._patched(method, "step", "step"),
             self._patched(limner.adversary, "descend", "descend"),
+            self._patched(limner.methods.gan, "descend", "descend"),
             self._patched(limner.optimise, "_mean_gradients", "gradients"),
             self._patched(method.optimizers["generator"], "step", "optimiser"),
             self._patched(method.optimizers["discriminator"], "step", "optimiser"),

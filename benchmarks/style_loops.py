@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.machine import describe_machine
 from benchmarks.plain_loop import PlainLoop
 from benchmarks.style_recipe import StyleRecipe
+from limner.networks.patch_projection import SHORTEST
 
 Sides = tuple[Tensor, Tensor]
 
@@ -138,9 +139,9 @@ class PlainContrastive(PlainTranslation):
         """Equation 3: which patch of the source a patch of the result is."""
         there = query.shape[2] * query.shape[3]
         places = self._chance.places(there, min(there, self._recipe.patches), query.device)
-        query = F.normalize(head(_patches(query, places)), dim=2)
+        query = F.normalize(head(_patches(query, places)), dim=2, eps=SHORTEST)
         with torch.set_grad_enabled(self._apart):
-            key = F.normalize(head(_patches(key.detach(), places)), dim=2).detach()
+            key = F.normalize(head(_patches(key.detach(), places)), dim=2, eps=SHORTEST).detach()
         logits = query @ key.transpose(1, 2) / self._recipe.temperature
         truth = torch.arange(len(places), device=query.device).repeat(len(query))
         return F.cross_entropy(logits.flatten(0, 1), truth)

@@ -8,7 +8,12 @@ import pytest
 from limner.steps import catalog_from_json
 from limner.steps.prepare import prepare
 
-SMALL_RESNET = {"name": "resnet", "width": 4, "blocks": 2}
+SMALL_RESNET = {
+    "name": "resnet",
+    "width": 4,
+    "blocks": 2,
+    "init": "normal",
+}  # CUT's own begins flat for longer than this
 SMALL_PATCHES = {"name": "patch", "width": 4, "layers": 1}
 SMALL_PIX2PIX = {
     "name": "pix2pix",

@@ -158,9 +158,10 @@ def test_a_checkpoint_that_is_not_read_is_noticed(settings, dataset, ports, monk
 
 
 def test_a_dataset_of_another_kind_is_refused(catalog, settings, ports, pictures, tmp_path):
-    source = {"kind": "class-folders", "path": str(pictures)}
+    source, target = {"kind": "class-folders", "path": str(pictures)}, {"kind": "printed-digits", "count": 20}
+    source["kind"] = "folder"  # without labels, as the classes of both sides would have to be the same
     two = catalog.dataset("shapes").model_validate(
-        {"source": {"kind": "unpaired", "source": source, "target": source}, "image": {"size": 16, "channels": 1}}
+        {"source": {"kind": "unpaired", "source": source, "target": target}, "image": {"size": 16, "channels": 1}}
     )
     prepare(two, name="two", output=tmp_path / "two")
     with pytest.raises(LimnerError, match="needs a dataset of the kind 'pictures', but this one is 'unpaired'"):
