@@ -83,6 +83,14 @@ def test_each_move_touches_only_its_own_player(case):
     assert len(moves) == 2 * len(method.optimizers)
 
 
+def test_a_method_says_truly_whether_a_step_calls_its_product(case):
+    """If not, to compile that call would cost its minute and gain nothing."""
+    method, calls = case.build(), []
+    method.product().register_forward_pre_hook(lambda *_: calls.append(1))
+    steps(method, case.batches(), count=1)
+    assert bool(calls) == getattr(method, "calls_product", True)
+
+
 def test_every_term_is_a_finite_detached_scalar(case):
     for losses in steps(case.build(), case.batches(), count=2):
         for name, value in losses.items():
