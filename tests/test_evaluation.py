@@ -12,7 +12,7 @@ from limner.errors import LimnerError
 from limner.evaluation import QuickJudge, evaluate_pictures, write_metrics
 from limner.features import inception_2015
 from limner.features.pixels import Pixels
-from limner.metrics import Moments, frechet_distance
+from limner.frechet import Moments, frechet_distance
 from limner.reference import open_extractor, open_reference
 from limner.settings import EvaluateSettings
 from tests.packed import pack

@@ -11,24 +11,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limner.errors import LimnerError
+from limner.frechet import Moments, frechet_distance
 from limner.metrics import (
-    HIGHEST_PSNR,
-    Moments,
     class_entropy,
-    colour_correlation,
-    feature_differences,
-    frechet_distance,
     kernel_distance,
-    mean_absolute_difference,
     mean_pairwise_distance,
     nearest,
+    precision_recall,
+    unbiased_squared_mmd,
+)
+from limner.picture_metrics import (
+    HIGHEST_PSNR,
+    colour_correlation,
+    feature_differences,
+    mean_absolute_difference,
     peak_signal_to_noise,
     power_spectrum,
-    precision_recall,
     ssim_window,
     stride_peaks,
     structural_similarity,
-    unbiased_squared_mmd,
 )
 
 

@@ -22,15 +22,8 @@ from torch import Tensor
 from limner.errors import LimnerError
 from limner.features import Extractor, Recogniser, extract, inception_2015
 from limner.features.pixels import thumbnails
-from limner.metrics import (
-    Moments,
-    class_entropy,
-    frechet_distance,
-    kernel_distance,
-    mean_pairwise_distance,
-    nearest,
-    precision_recall,
-)
+from limner.frechet import Moments, frechet_distance
+from limner.metrics import class_entropy, kernel_distance, mean_pairwise_distance, nearest, precision_recall
 from limner.randomness import generator
 from limner.reference import BATCH, THUMBNAIL_SIDE, RealPictures, Reference, selection
 from limner.settings import EvaluateSettings

@@ -17,7 +17,7 @@ from limner.features import Extractor, extract, inception_2015
 from limner.features.cache import Tensors, load_or_build
 from limner.features.classifier import RECIPE, restore_classifier, train_classifier
 from limner.features.pixels import Pixels, thumbnails
-from limner.metrics import Moments
+from limner.frechet import Moments
 from limner.packing import PackedDataset, Split
 from limner.randomness import generator
 from limner.settings import EvaluateSettings

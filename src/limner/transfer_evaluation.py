@@ -29,11 +29,10 @@ from limner.evaluation import (
 from limner.features import Extractor, Recogniser, extract
 from limner.features.pixels import thumbnails
 from limner.features.tiles import Tiles
-from limner.metrics import (
-    Moments,
+from limner.frechet import Moments, frechet_distance
+from limner.picture_metrics import (
     colour_correlation,
     feature_differences,
-    frechet_distance,
     mean_absolute_difference,
     peak_signal_to_noise,
     power_spectrum,

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from limner.errors import LimnerError
 from limner.features import extract, inception_2015
 from limner.features.inception_2015 import find_weights, load_inception, usual_places
-from limner.metrics import Moments, frechet_distance
+from limner.frechet import Moments, frechet_distance
 
 CPU = torch.device("cpu")
 
