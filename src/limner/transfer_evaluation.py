@@ -30,6 +30,7 @@ from limner.features import Extractor, Recogniser, extract
 from limner.features.pixels import thumbnails
 from limner.features.tiles import Tiles
 from limner.frechet import Moments, frechet_distance
+from limner.packing import PackedDataset, SplitName
 from limner.picture_metrics import (
     colour_correlation,
     feature_differences,
@@ -40,7 +41,6 @@ from limner.picture_metrics import (
     stride_peaks,
     structural_similarity,
 )
-from limner.packing import PackedDataset, SplitName
 from limner.pixels import to_signed
 from limner.randomness import generator
 from limner.reference import BATCH, THUMBNAIL_SIDE, Reference, selection
