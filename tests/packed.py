@@ -2,7 +2,10 @@
 
 import numpy as np
 
+from limner.adapters import silent
+from limner.adapters.untracked import UntrackedRegistry, UntrackedTracker
 from limner.packing import DomainRecord, ImageRecord, Manifest, PackedDataset, SplitWriter
+from limner.ports import Ports
 
 
 def pack(folder, domains, *, classes=(), task=None):
@@ -26,3 +29,8 @@ def pack(folder, domains, *, classes=(), task=None):
     task = task or ("pictures" if "pictures" in domains else "unpaired")
     Manifest(schema_version=1, task=task, image=image, domains=records, settings={}, licence="").write(folder)
     return PackedDataset(folder)
+
+
+def quiet_ports(cache, extractor_weights=()):
+    """Ports that record nothing and keep what was computed in a folder."""
+    return Ports(UntrackedTracker(), UntrackedRegistry(), silent, cache, tuple(extractor_weights))

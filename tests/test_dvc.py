@@ -30,8 +30,8 @@ PLUMBING = {
 """Modules that have no say in what comes out of a step."""
 
 JUDGEMENT = {
-    "limner.evaluation", "limner.features", "limner.frechet", "limner.metrics", "limner.picture_metrics",
-    "limner.quick_judging", "limner.reference", "limner.transfer_evaluation",
+    "limner.distribution", "limner.evaluation", "limner.features", "limner.frechet", "limner.metrics",
+    "limner.picture_metrics", "limner.quick_judging", "limner.reference", "limner.transfer_evaluation",
 }  # fmt: skip
 """Used in training to pick `best`; the evaluation judges again. See dvc.yaml."""
 

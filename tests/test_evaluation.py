@@ -15,9 +15,10 @@ from limner.features.pixels import Pixels
 from limner.frechet import Moments, frechet_distance
 from limner.reference import open_extractor, open_reference
 from limner.settings import EvaluateSettings
-from tests.packed import pack
+from tests.packed import pack, quiet_ports
 
 CPU = torch.device("cpu")
+SHARES = ("precision", "recall", "density", "coverage")
 CLASSES = ("lying", "standing", "slanted")
 SIZE = 16
 
@@ -47,7 +48,7 @@ class Stand:
 
     def __init__(self, dataset, cache, **settings):
         self.settings = EvaluateSettings(**settings)
-        self.extractor = open_extractor(self.settings, dataset, cache=cache, device=CPU)
+        self.extractor = open_extractor(self.settings, dataset, ports=quiet_ports(cache), device=CPU)
         self.reference = open_reference(dataset, self.extractor, cache=cache)
 
     def judge(self, images, labels=None):
@@ -89,7 +90,9 @@ def unlabelled(tmp_path, train, validation=None):
 def test_pictures_as_good_as_real_ones_score_like_held_out_ones(good):
     metrics = good.metrics
     assert set(metrics) == {
-        *("fd_classifier", "kd_classifier", "kd_classifier_se", "precision_classifier", "recall_classifier"),
+        *("fd_classifier", "fd_classifier_se", "fd_classifier_infinity", "kd_classifier", "kd_classifier_se"),
+        *(f"{share}_classifier{ending}" for share in SHARES for ending in ("", "_se")),
+        "perceptual_diversity_classifier",
         *("sure_share", "sure_share_real", "sure_share_ratio", "class_entropy"),
         *("label_agreement", "label_agreement_real", "within_class_diversity"),
         *("copy_share", "copy_share_real", "novelty"),
@@ -98,6 +101,11 @@ def test_pictures_as_good_as_real_ones_score_like_held_out_ones(good):
     assert metrics["class_entropy"] > 0.99
     assert metrics["label_agreement"] > 0.9
     assert metrics["within_class_diversity"] == pytest.approx(1, abs=0.1)
+    assert metrics["perceptual_diversity_classifier"] == pytest.approx(1, abs=0.1)
+    assert 0 < metrics["fd_classifier_se"] < metrics["fd_classifier"]
+    assert metrics["fd_classifier_infinity"] < metrics["fd_classifier"], "few pictures raise the distance"
+    assert metrics["density_classifier"] == pytest.approx(1, abs=0.3)
+    assert metrics["coverage_classifier"] > 0.8
     assert metrics["precision_classifier"] > 0.8
     assert metrics["recall_classifier"] > 0.8
     assert metrics["copy_share"] == metrics["copy_share_real"] == 0
@@ -195,7 +203,9 @@ def test_the_protocol_says_what_a_figure_depends_on(stand, good, dataset):
         "reference_split": "train",
         "reference_pictures": "240",
         "held_out_pictures": "60",
+        "covariance": "unbiased",
         "samples": "200",
+        "standard_errors": "Frechet: jackknife, 10 groups of the samples; kernel: subsets; shares: binomial",
         "neighbours": "3",
         "sure": "0.9",
         "copy": evaluation.COPY_RULE,
@@ -218,7 +228,7 @@ def test_the_domain_that_is_asked_for_is_the_reference(tmp_path):
     dark, light = np.zeros((9, 8, 8, 1), np.uint8), np.full((9, 8, 8, 1), 200, np.uint8)
     dataset = pack(tmp_path / "two", {"source": {"train": (dark, None)}, "target": {"train": (light, None)}})
     for domain, expected in (("source", 0), ("target", 200)):
-        extractor = open_extractor(EvaluateSettings(), dataset, domain=domain, cache=tmp_path, device=CPU)
+        extractor = open_extractor(EvaluateSettings(), dataset, domain=domain, ports=quiet_ports(tmp_path), device=CPU)
         found = open_reference(dataset, extractor, domain=domain, cache=tmp_path)
         assert found.train.features.unique().mul(255).round().tolist() == [expected]
         assert found.domain == domain
@@ -293,10 +303,13 @@ def test_features_that_are_not_finite_are_an_error_and_no_figure(stand):
 def test_inception_without_weights_says_where_they_may_be(dataset, cache, tmp_path):
     settings = EvaluateSettings(features="inception-v3-2015")
     with pytest.raises(LimnerError, match=r"searched .*there\.pth"):
-        open_extractor(settings, dataset, cache=cache, device=CPU, weights_elsewhere=[tmp_path / "there.pth"])
+        open_extractor(settings, dataset, ports=quiet_ports(cache, [tmp_path / "there.pth"]), device=CPU)
     with pytest.raises(LimnerError, match=r"no Inception weights at .*here\.pth"):
         open_extractor(
-            settings.model_copy(update={"weights": str(tmp_path / "here.pth")}), dataset, cache=cache, device=CPU
+            settings.model_copy(update={"weights": str(tmp_path / "here.pth")}),
+            dataset,
+            ports=quiet_ports(cache),
+            device=CPU,
         )
 
 
@@ -325,8 +338,8 @@ def test_the_quick_judge_gives_the_frechet_distance_first(stand):
     judge = QuickJudge(stand.reference, stand.extractor, sure=0.9)
     found = judge(nchw(images))
     assert list(found) == ["fd_classifier", "sure_share"]
-    moments = Moments.of(stand.extractor(nchw(images)))
-    assert found["fd_classifier"] == pytest.approx(frechet_distance(stand.reference.moments, moments))
+    seen = Moments.of(stand.extractor(nchw(images))).gaussian()
+    assert found["fd_classifier"] == pytest.approx(frechet_distance(stand.reference.gaussian, seen))
     assert judge(nchw(images)) == found
 
 

@@ -145,7 +145,10 @@ def test_the_metrics_of_the_evaluation_are_all_explained():
     from limner.report import _family
 
     measured = (
-        "fid kid kid_se fd_classifier kd_classifier kd_classifier_se precision_classifier recall_inception-v3-2015 "
+        "fid fid_clean fid_tf1_infinity fd_classifier fd_classifier_infinity kid kid_tf1 kd_classifier "
+        "precision_classifier recall_inception-v3-2015 density_classifier coverage_classifier inception_score "
+        "perceptual_diversity_classifier perceptual_distance_classifier perceptual_distance_classifier_truth "
+        "ms_ssim ms_ssim_identity ms_ssim_source "
         "sure_share sure_share_real sure_share_ratio class_entropy label_agreement label_agreement_real "
         "within_class_diversity diversity copy_share copy_share_real novelty "
         "fid_source fid_real fid_ratio fd_pixels_source fd_pixels_real fd_pixels-tiles_ratio label_agreement_source "

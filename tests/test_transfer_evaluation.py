@@ -21,10 +21,11 @@ from limner.transfer_evaluation import (
     open_held_out,
 )
 from limner.transfer_report import STRONGEST_PATTERN, safeguards
-from tests.packed import pack
+from tests.packed import pack, quiet_ports
 from tests.two_domains import CLASSES, handwritten, nchw, printed
 
 CPU = torch.device("cpu")
+SHARES = ("precision", "recall", "density", "coverage")
 SOURCES, TARGETS, HELD_OUT = 300, 1000, 100
 
 
@@ -32,7 +33,7 @@ def stand(packed, cache, *, split="validation", **settings):
     """All that a translation of the dataset is judged with; `judge` does it."""
     settings = EvaluateSettings(**settings)
     held_out = open_held_out(packed, count=settings.samples, split=split)
-    extractor = open_extractor(settings, packed, domain="target", cache=cache, device=CPU)
+    extractor = open_extractor(settings, packed, domain="target", ports=quiet_ports(cache), device=CPU)
     extractor = fitting_extractor(extractor, held_out)
     reference = open_reference(packed, extractor, domain="target", cache=cache)
 
@@ -105,6 +106,7 @@ def test_untouched_sources_are_their_own_yardstick_and_are_found_out(unpaired):
     assert (
         metrics["change"]
         == metrics["feature_distance_classifier"]
+        == metrics["perceptual_distance_classifier"]
         == 0
         < 0.1
         < metrics["feature_distance_classifier_unrelated"]
@@ -116,7 +118,9 @@ def test_real_handwriting_of_the_intended_digits_scores_best(unpaired):
     metrics = unpaired.metrics(handwriting_like(unpaired.held_out.labels))
     assert set(metrics) == {
         *("fd_classifier", "fd_classifier_source", "fd_classifier_ratio", "fd_classifier_real"),
-        *("kd_classifier", "kd_classifier_se", "precision_classifier", "recall_classifier"),
+        *("fd_classifier_se", "fd_classifier_infinity", "kd_classifier", "kd_classifier_se"),
+        *(f"{share}_classifier{ending}" for share in SHARES for ending in ("", "_se")),
+        "perceptual_distance_classifier",
         *("label_agreement", "label_agreement_source", "label_agreement_real"),
         *("feature_distance_classifier", "feature_distance_classifier_unrelated", "ssim_source"),
         *("change", "identity_share", "colour_correlation", "inverted_share", "checkerboard"),

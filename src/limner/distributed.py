@@ -7,9 +7,9 @@ process computes is a micro-batch, and a micro-batch is the same whoever compute
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -88,6 +88,35 @@ def gathered(tensor: Tensor) -> Tensor:
     all_of_them = [torch.empty_like(tensor) for _ in range(processes())]
     dist.all_gather(all_of_them, tensor.contiguous())
     return torch.cat(all_of_them)
+
+
+def divided(work: Callable[[int], Tensor], parts: int) -> Tensor:
+    """The tensors [n, ...] that `work` makes of the parts 0, 1, ..., on the CPU, one after the other.
+
+    Every process does its share and gets all of them; all have to call.
+    """
+    done = [work(part).cpu() for part in range(rank(), parts, processes())]
+    if processes() == 1:
+        return torch.cat(done)
+    told: list[Any] = [None] * processes()
+    dist.all_gather_object(told, done)
+    return torch.cat([told[part % processes()][part // processes()] for part in range(parts)])
+
+
+def first_alone(work: Callable[[], T]) -> T:
+    """Call `work` in the first process, and in the others only then: they find what the first has left on the disk."""
+    if is_first():
+        try:
+            return work()
+        finally:
+            _wait()
+    _wait()
+    return work()
+
+
+def _wait() -> None:
+    if processes() > 1:
+        dist.barrier()
 
 
 def anywhere(*flags: bool) -> list[bool]:

@@ -1,7 +1,6 @@
 """How good generated pictures are: extractor + real pictures + generated pictures -> metrics with their protocol.
 
-A metric's name says which features it saw: `fid` is only ever the published Inception-v3 of 2015-12-05, any other
-Frechet distance is `fd_<extractor>`. Two values may be compared where their protocols are equal, and not otherwise.
+Two values may be compared where their protocols are equal, and not otherwise.
 """
 
 from __future__ import annotations
@@ -19,12 +18,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from limner import distributed
+from limner.distribution import GROUPS, distribution_metrics, frechet_name, perceptual_diversity
 from limner.errors import LimnerError
-from limner.features import Extractor, Recogniser, extract, inception_2015
+from limner.features import Extractor, Recogniser, extract
 from limner.features.pixels import thumbnails
 from limner.frechet import Moments, frechet_distance
-from limner.metrics import class_entropy, kernel_distance, mean_pairwise_distance, nearest, precision_recall
-from limner.randomness import generator
+from limner.metrics import class_entropy, mean_pairwise_distance, nearest
 from limner.reference import BATCH, THUMBNAIL_SIDE, RealPictures, Reference, selection
 from limner.settings import EvaluateSettings
 
@@ -67,9 +67,13 @@ class QuickJudge:
         self._sure = sure
 
     def __call__(self, images: Tensor) -> dict[str, float]:
-        """Metrics of images uint8 [N, C, H, W]; the first is the Frechet distance. Few pictures raise it."""
-        features = extract(self._extractor, torch.split(images, BATCH))
-        found = {frechet_name(self._extractor): frechet_distance(self._reference.moments, Moments.of(features))}
+        """Metrics of images uint8 [N, C, H, W]; the first is the Frechet distance. Few pictures raise it.
+
+        Of processes that train together each looks at a share of them; all have to call, with the same images.
+        """
+        features = extract_together(self._extractor, images)
+        distance = frechet_distance(self._reference.gaussian, Moments.of(features).gaussian())
+        found = {frechet_name(self._extractor): distance}
         if isinstance(self._extractor, Recogniser):
             found["sure_share"] = _sure_share(self._extractor.probabilities(features), self._sure)
         return refuse_not_finite(found)
@@ -97,6 +101,7 @@ def evaluate_pictures(
         found |= _recognition(probabilities, labels, reference=reference, extractor=extractor, sure=settings.sure)
         classes = probabilities.argmax(1) if labels is None else labels
     found |= diversity_metrics(small, classes, reference=reference)
+    found |= perceptual_diversity(images, reference=reference, extractor=extractor)
     closest = closest_real(small, reference.train)
     held_out = None if reference.validation is None else closest_real(reference.validation.thumbnails, reference.train)
     return Evaluation(
@@ -108,6 +113,12 @@ def evaluate_pictures(
         nearest_ratios=closest.ratios.numpy(),
         validation_distances=None if held_out is None else held_out.distances.numpy(),
     )
+
+
+def extract_together(extractor: Extractor, images: Tensor) -> Tensor:
+    """Features of images uint8 [N, C, H, W], of which each process that trains looks at a share."""
+    pieces = torch.split(images, BATCH)
+    return distributed.divided(lambda part: extract(extractor, [pieces[part]]), len(pieces))
 
 
 def write_metrics(path: Path, *, chosen: Literal["best", "last"], best: Evaluation, last: Evaluation) -> None:
@@ -125,31 +136,6 @@ def write_metrics(path: Path, *, chosen: Literal["best", "last"], best: Evaluati
 
 
 # -- the metrics ------------------------------------------------------------------------------------------------------
-
-
-def frechet_name(extractor: Extractor) -> str:
-    """What the Frechet distance is called under this extractor."""
-    return "fid" if extractor.name == inception_2015.NAME else f"fd_{extractor.name}"
-
-
-def distribution_metrics(
-    features: Tensor, *, reference: Reference, extractor: Extractor, settings: EvaluateSettings
-) -> dict[str, float]:
-    """Distances of the two distributions; precision and recall with equally many pictures on both sides."""
-    real, name = reference.train.features, extractor.name
-    kernel_name = "kid" if name == inception_2015.NAME else f"kd_{name}"
-    kernel = kernel_distance(real, features, rng=generator(settings.seed, "kernel-distance"))
-    count = min(len(real), len(features))
-    shares = precision_recall(
-        real[selection(len(real), count)], features[selection(len(features), count)], neighbours=settings.neighbours
-    )
-    return {
-        frechet_name(extractor): frechet_distance(reference.moments, Moments.of(features)),
-        kernel_name: kernel.value,
-        f"{kernel_name}_se": kernel.standard_error,
-        f"precision_{name}": shares.precision,
-        f"recall_{name}": shares.recall,
-    }
 
 
 def _recognition(
@@ -266,7 +252,9 @@ def protocol_of(
         "reference_split": "train",
         "reference_pictures": str(len(reference.train.indices)),
         "held_out_pictures": str(0 if reference.validation is None else len(reference.validation.indices)),
+        "covariance": "unbiased",
         "samples": str(samples),
+        "standard_errors": f"Frechet: jackknife, {GROUPS} groups of the samples; kernel: subsets; shares: binomial",
         "neighbours": str(settings.neighbours),
         "sure": str(settings.sure),
         "copy": COPY_RULE,

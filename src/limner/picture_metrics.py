@@ -8,11 +8,19 @@ C channels; H, W sides; D features.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - PyTorch's own name for it
 
+from limner.errors import LimnerError
+
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
+MULTI_SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+"""Of the scales of multi-scale structural similarity, the finest first."""
+SMALLEST_MULTI_SCALE_SIDE = SSIM_WINDOW * 2 ** (len(MULTI_SCALE_WEIGHTS) - 1)
+"""Pixels; below it the window does not fit the coarsest scale."""
 HIGHEST_PSNR = 100.0
 """Decibels; what equal pictures get, whose ratio is infinite."""
 PEAK_RADIUS = 1 / 32 + 1e-9
@@ -42,6 +50,38 @@ def structural_similarity(a_NCHW: Tensor, b_NCHW: Tensor) -> Tensor:
     Wang et al. 2004, doi:10.1109/TIP.2003.819861, equation (13) with the Gaussian window (11 x 11, sigma 1.5) and the
     constants K1 = 0.01, K2 = 0.03 of section III.C, over all places where the window fits; the mean over the channels.
     """
+    brightness, structure = _similarities(a_NCHW.double(), b_NCHW.double())
+    return (brightness * structure).flatten(1).mean(1)
+
+
+def multi_scale_structural_similarity(a_NCHW: Tensor, b_NCHW: Tensor) -> Tensor:
+    """Structural similarity of two pictures at five scales together [N], in [0, 1]: 1 for equal ones.
+
+    Wang et al. 2003, doi:10.1109/ACSSC.2003.1292216, equation (7) with the weights of its section 3.2: contrast and
+    structure at every scale, brightness at the coarsest only, each scale the mean of the one before over 2 x 2 pixels.
+    A scale whose pictures are negatives of each other counts as 0, since a negative number has no such root. Raises
+    LimnerError for a side below SMALLEST_MULTI_SCALE_SIDE, where the window does not fit the coarsest scale: with fewer
+    scales or a smaller window it would be another measure by the same name.
+    """
+    if min(a_NCHW.shape[2:]) < SMALLEST_MULTI_SCALE_SIDE:
+        raise LimnerError(
+            f"Multi-scale structural similarity needs pictures of at least {SMALLEST_MULTI_SCALE_SIDE} pixels a side, "
+            f"not {a_NCHW.shape[2]} x {a_NCHW.shape[3]}.",
+            fix="Use structural similarity, which is for pictures of any size.",
+        )
+    a, b = a_NCHW.double(), b_NCHW.double()
+    product = a.new_ones(len(a))
+    for scale, weight in enumerate(MULTI_SCALE_WEIGHTS):
+        if scale:
+            a, b = F.avg_pool2d(a, 2), F.avg_pool2d(b, 2)
+        brightness, structure = _similarities(a, b)
+        at_scale = brightness * structure if scale == len(MULTI_SCALE_WEIGHTS) - 1 else structure
+        product *= at_scale.flatten(1).mean(1).clamp(min=0) ** weight
+    return product
+
+
+def _similarities(a_NCHW: Tensor, b_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+    """How alike two pictures are round every place: in brightness, and in contrast and structure together."""
     channels, height, width = a_NCHW.shape[1:]
     side = ssim_window(height, width)
     offsets = torch.arange(side, dtype=torch.float64, device=a_NCHW.device) - side // 2
@@ -52,13 +92,12 @@ def structural_similarity(a_NCHW: Tensor, b_NCHW: Tensor) -> Tensor:
         across: Tensor = F.conv2d(images, weights, groups=channels)
         return F.conv2d(across, weights.transpose(2, 3), groups=channels)
 
-    a, b = a_NCHW.double(), b_NCHW.double()
-    mean_a, mean_b = local_mean(a), local_mean(b)
-    variances = local_mean(a.square()) - mean_a.square() + local_mean(b.square()) - mean_b.square()
-    covariance = local_mean(a * b) - mean_a * mean_b
+    mean_a, mean_b = local_mean(a_NCHW), local_mean(b_NCHW)
+    variances = local_mean(a_NCHW.square()) - mean_a.square() + local_mean(b_NCHW.square()) - mean_b.square()
+    covariance = local_mean(a_NCHW * b_NCHW) - mean_a * mean_b
     c1, c2 = 0.01**2, 0.03**2
-    luminance = (2 * mean_a * mean_b + c1) / (mean_a.square() + mean_b.square() + c1)
-    return (luminance * (2 * covariance + c2) / (variances + c2)).flatten(1).mean(1)
+    brightness = (2 * mean_a * mean_b + c1) / (mean_a.square() + mean_b.square() + c1)
+    return brightness, (2 * covariance + c2) / (variances + c2)
 
 
 def colour_correlation(a_NCHW: Tensor, b_NCHW: Tensor) -> Tensor:
@@ -81,6 +120,24 @@ def feature_differences(a_ND: Tensor, b_ND: Tensor) -> Tensor:
     One layer of the distance of Zhang et al. 2018, arXiv:1801.03924, equation (1), without its learnt weights.
     """
     return (F.normalize(a_ND.double(), dim=1) - F.normalize(b_ND.double(), dim=1)).square().sum(1)
+
+
+def perceptual_difference(stages_a: Sequence[Tensor], stages_b: Sequence[Tensor]) -> Tensor:
+    """How differently a network sees two pictures [N], in [0, 4]: 0 for equal ones, 2 where nothing is in common.
+
+    Each stage's features [N, C, H, W] are brought to length 1 over the channels at each place; squared differences are
+    summed over channels, then the mean over places and over stages. The form of Zhang et al. 2018, arXiv:1801.03924,
+    equation (1), without its learnt weights, so the values are not those of LPIPS. Raises LimnerError where the two
+    sides' stages are not of the same shapes.
+    """
+    shapes = [[list(stage.shape) for stage in stages] for stages in (stages_a, stages_b)]
+    if not shapes[0] or shapes[0] != shapes[1]:
+        raise LimnerError(f"A perceptual difference needs the same stages of both pictures, not {shapes}.")
+    each = [
+        (F.normalize(a.double(), dim=1) - F.normalize(b.double(), dim=1)).square().sum(1).flatten(1).mean(1)
+        for a, b in zip(stages_a, stages_b, strict=True)
+    ]
+    return torch.stack(each).mean(0)
 
 
 def power_spectrum(images_NCHW: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from limner.errors import LimnerError
+
 
 class Run(Protocol):
     """One tracked training run, open for writing. No method ever raises because the tracking server is unwell."""
@@ -85,6 +87,16 @@ class ObjectStore(Protocol):
         """Delete keys, batch by batch in their order; one that does not exist is no error."""
 
 
+class Fetch(Protocol):
+    """Brings weights of feature extractors to this machine."""
+
+    def __call__(self, address: str, *, sha256: str) -> Path:
+        """The local file of a path, or of an address such as https:// or s3://.
+
+        Its SHA-256 begins with `sha256`, which only a path can do without. Raises LimnerError where it cannot be had.
+        """
+
+
 Progress = Callable[[int, int, Mapping[str, float]], None]
 """Told how a training run goes: images seen, images in all, the latest losses by name."""
 
@@ -94,6 +106,13 @@ Notice = Callable[[str], None]
 
 def nobody(sentence: str) -> None:
     """A `Notice` that nobody reads."""
+
+
+def local_only(address: str, *, sha256: str) -> Path:
+    """A `Fetch` that knows paths and nothing else."""
+    if "://" in address:
+        raise LimnerError(f"Nothing is fetched from an address here: {address!r}.", fix="Name the path of a file.")
+    return Path(address)
 
 
 @dataclass(frozen=True)
@@ -111,3 +130,5 @@ class Ports:
     """Where a training's checkpoints survive its machine; None where they lie on this one only."""
     notice: Notice = nobody
     """Where the guard's doings are told."""
+    fetch: Fetch = local_only
+    """Where weights of feature extractors come from that the settings name."""

@@ -50,17 +50,15 @@ def decide(candidate: ModelVersion, champion: ModelVersion | None, policy: Promo
     return _compare(metric, value, champion, policy)
 
 
-YARDSTICKS = ("_source", "_ratio", "_real")
+BESIDE = ("_source", "_ratio", "_real", "_se", "_infinity")
+"""Endings of what stands beside a distance: yardsticks, the standard error, the extrapolation."""
 
 
 def compared_metric(metrics: Mapping[str, float], policy: PromoteSettings) -> str:
-    """The policy's metric; without one `fid`, or else the only `fd_...`; empty where that is ambiguous.
-
-    The yardsticks that a translation's distance is held against are none of them.
-    """
+    """The policy's metric; without one `fid`, or else the only `fid_...` or `fd_...`; empty where that is ambiguous."""
     if policy.metric:
         return policy.metric
-    distances = [name for name in metrics if name.startswith("fd_") and not name.endswith(YARDSTICKS)]
+    distances = [name for name in metrics if name.startswith(("fd_", "fid_")) and not name.endswith(BESIDE)]
     distances = ["fid"] if "fid" in metrics else distances
     return distances[0] if len(distances) == 1 else ""
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from torch import Tensor
 from limner.data import judged_batches
 from limner.evaluation import QuickJudge
 from limner.packing import PackedDataset, SplitName
+from limner.ports import Ports
 from limner.reference import open_extractor, open_reference
 from limner.settings import EvaluateSettings
 from limner.tasks import Pictures, TaskName, UnpairedPictures
@@ -32,8 +32,7 @@ def open_quick_judging(
     *,
     task: TaskName,
     device: torch.device,
-    cache: Path,
-    weights_elsewhere: Iterable[Path] = (),
+    ports: Ports,
 ) -> QuickJudging:
     """What a method of this task is judged by while it trains.
 
@@ -41,17 +40,14 @@ def open_quick_judging(
     learnt the sources are held out: the error on training pairs would choose what has learnt them by heart.
     """
     if task == "pictures":
-        extractor = open_extractor(settings, packed, cache=cache, device=device, weights_elsewhere=weights_elsewhere)
-        judge = QuickJudge(open_reference(packed, extractor, cache=cache), extractor, sure=settings.sure)
+        extractor = open_extractor(settings, packed, device=device, ports=ports)
+        judge = QuickJudge(open_reference(packed, extractor, cache=ports.cache), extractor, sure=settings.sure)
         batches = judged_batches(packed, count=settings.judge_samples, seed=settings.seed, device=device)
         return QuickJudging(list(batches), judge)
     split: SplitName = "validation" if task == "paired" else "train"
     held_out = open_held_out(packed, count=settings.judge_samples, split=split)
     extractor = fitting_extractor(
-        open_extractor(
-            settings, packed, domain="target", cache=cache, device=device, weights_elsewhere=weights_elsewhere
-        ),
-        held_out,
+        open_extractor(settings, packed, domain="target", device=device, ports=ports), held_out
     )
-    reference = open_reference(packed, extractor, domain="target", cache=cache)
+    reference = open_reference(packed, extractor, domain="target", cache=ports.cache)
     return QuickJudging(list(held_out.batches(device)), TransferJudge(held_out, reference, extractor, task=task))

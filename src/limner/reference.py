@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +12,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from limner.errors import LimnerError
-from limner.features import Extractor, extract, inception_2015
+from limner.features import Extractor, extract
 from limner.features.cache import Tensors, load_or_build
 from limner.features.classifier import RECIPE, restore_classifier, train_classifier
-from limner.features.pixels import Pixels, thumbnails
-from limner.frechet import Moments
+from limner.features.pixels import thumbnails
+from limner.features.pretrained import fetch_weights, open_pretrained
+from limner.features.staged import Staged, perceptual_variety
+from limner.frechet import Gaussian, Moments
 from limner.packing import PackedDataset, Split
+from limner.ports import Ports
 from limner.randomness import generator
 from limner.settings import EvaluateSettings
 
@@ -28,6 +30,8 @@ THUMBNAIL_SIDE = 16
 """Pixels; pictures are compared with each other at this size."""
 MOST_REAL = 50_000
 """Real pictures of a split that are looked at; of a larger one a random selection."""
+MOST_VARIED = 1000
+"""Pictures that are compared with another one of their set."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +55,10 @@ class Reference:
     classes: int
     train: RealPictures
     validation: RealPictures | None
-
-    @cached_property
-    def moments(self) -> Moments:
-        """Of the training pictures' features."""
-        return Moments.of(self.train.features)
+    gaussian: Gaussian
+    """Of the training pictures' features."""
+    variety: float | None
+    """`perceptual_variety` of training pictures, where the extractor has maps to tell it by."""
 
 
 def open_extractor(
@@ -63,9 +66,8 @@ def open_extractor(
     dataset: PackedDataset,
     *,
     domain: str = "pictures",
-    cache: Path,
     device: torch.device,
-    weights_elsewhere: Iterable[Path] = (),
+    ports: Ports,
 ) -> Extractor:
     """The extractor that the settings name. `auto`: the classifier where the domain has two classes, else the pixels.
 
@@ -75,18 +77,22 @@ def open_extractor(
     name = settings.features
     if name == "auto":
         name = "classifier" if shape.classes > 1 else "pixels"
-    if name == "pixels":
-        return Pixels()
     if name == "classifier":
 
         def train() -> Tensors:
             return train_classifier(split, classes=shape.classes, device=device).network.state_dict()
 
         depends_on = {"dataset": dataset.digest, "domain": domain, "recipe": RECIPE}
-        state = load_or_build(cache, "classifier", depends_on, train)
+        state = load_or_build(ports.cache, "classifier", depends_on, train)
         return restore_classifier(state, height=shape.height, width=shape.width, device=device)
-    given = Path(settings.weights) if settings.weights else None
-    return inception_2015.load_inception(inception_2015.find_weights(given, elsewhere=weights_elsewhere), device=device)
+    return open_pretrained(
+        name,
+        weights=fetch_weights(name, settings.weights, sha256=settings.weights_sha256, fetch=ports.fetch),
+        sha256=settings.weights_sha256,
+        protocol=settings.protocol,
+        device=device,
+        elsewhere=ports.extractor_weights,
+    )
 
 
 def open_reference(dataset: PackedDataset, extractor: Extractor, *, domain: str = "pictures", cache: Path) -> Reference:
@@ -96,12 +102,15 @@ def open_reference(dataset: PackedDataset, extractor: Extractor, *, domain: str 
         raise LimnerError("The dataset has no picture to compare with.", fix="Prepare it again with more pictures.")
 
     def look() -> Tensors:
-        return {
+        found = {
             f"{name}.{what}": tensor
             for name, split in splits.items()
             if split.count
             for what, tensor in _look(split, extractor).items()
         }
+        if isinstance(extractor, Staged) and splits["train"].count > 1:
+            found["variety"] = torch.tensor(perceptual_variety(extractor, _some_pictures(splits["train"])))
+        return found
 
     depends_on = {
         "dataset": dataset.digest,
@@ -119,6 +128,8 @@ def open_reference(dataset: PackedDataset, extractor: Extractor, *, domain: str 
         classes=dataset.shape(domain).classes,
         train=_real_pictures(splits["train"], "train", tensors),
         validation=_real_pictures(splits["validation"], "validation", tensors) if splits["validation"].count else None,
+        gaussian=_gaussian(tensors["train.features"], depends_on, cache=cache),
+        variety=float(tensors["variety"]) if "variety" in tensors else None,
     )
 
 
@@ -126,6 +137,25 @@ def selection(count: int, most: int) -> NDArray[np.int64]:
     """At most so many of `count` places, ascending. Drawn, because even steps could meet one class again and again."""
     order = torch.randperm(count, generator=generator(0, "selection", count)).numpy()
     return np.sort(order[:most])
+
+
+def _gaussian(features: Tensor, depends_on: Mapping[str, str], *, cache: Path) -> Gaussian:
+    if len(features) <= features.shape[1]:
+        return Moments.of(features).gaussian()
+
+    def find() -> Tensors:
+        found = Moments.of(features).gaussian()
+        return {"mean": found.mean, "covariance": found.covariance, "root": found.root}
+
+    kept = load_or_build(cache, "gaussian", depends_on, find)
+    return Gaussian(kept["mean"], None, kept["covariance"]).with_root(kept["root"])
+
+
+def _some_pictures(split: Split) -> Tensor:
+    """uint8 [N, C, H, W], in an order by chance."""
+    places = selection(split.count, MOST_VARIED)
+    order = torch.randperm(len(places), generator=generator(0, "variety", len(places)))
+    return torch.from_numpy(split.pixels(places)).permute(0, 3, 1, 2)[order]
 
 
 def _look(split: Split, extractor: Extractor) -> Tensors:

@@ -233,18 +233,38 @@ class TrainSettings(Settings):
         return self
 
 
+FEATURES = ("auto", "classifier", "pixels", "inception-v3-2015", "efficientnet-lite0")
+"""What pictures can be judged by, beside every torchvision:MODEL."""
+
+
 class EvaluateSettings(Settings):
     """How a trained model is judged."""
 
-    features: Literal["auto", "classifier", "pixels", "inception-v3-2015"] = Field(
+    features: str = Field(
         "auto", description="extractor; auto: classifier where the pictures have classes, else pixels"
     )
-    weights: str = Field("", description="path of the extractor's weights, where it needs some")
+    protocol: Literal["pytorch-fid", "tf1", "clean"] = Field(
+        "pytorch-fid", description="of inception-v3-2015: how pictures are scaled to its 299 pixels"
+    )
+    weights: str = Field("", description="path, https:// or s3:// address of the extractor's weights, if it needs any")
+    weights_sha256: str = Field(
+        "", pattern=r"^([0-9a-f]{8,64})?$", description="which they must have; or its beginning"
+    )
     samples: int = Field(2000, ge=10, description="generated pictures")
     judge_samples: int = Field(500, ge=10, description="generated pictures of the quick evaluation during training")
     seed: int = Field(0, ge=0)
     neighbours: int = Field(3, ge=1, description="k of precision and recall")
     sure: float = Field(0.9, gt=0, lt=1, description="classifier confidence above which a picture counts as readable")
+
+    @field_validator("features")
+    @classmethod
+    def _refuse_unknown_features(cls, name: str) -> str:
+        if name not in FEATURES and not name.startswith("torchvision:"):
+            known = suggest(name, [*FEATURES, "torchvision:MODEL"])
+            raise PydanticCustomError(
+                "unknown_features", "there are no features {name}. {known}", {"name": repr(name), "known": known}
+            )
+        return name
 
 
 class ExportSettings(Settings):

@@ -82,8 +82,11 @@ def open_trained(folder: Path, *, device: torch.device) -> TrainedModel:
 @torch.no_grad()
 def draw(method: TrainingMethod, product: nn.Module, batches: Iterable[Any], *, seed: int) -> Tensor:
     """Results of the product for each batch, uint8 [N, C, H, W] on the CPU: as they would be saved and judged."""
-    results = []
-    for number, batch in enumerate(batches):
-        rng = generator(seed, "draw", number, device=next(product.parameters()).device)
-        results.append(to_uint8(product(**method.product_inputs(batch, rng))).cpu())
-    return torch.cat(results)
+    return torch.cat([draw_batch(method, product, batch, number, seed=seed) for number, batch in enumerate(batches)])
+
+
+@torch.no_grad()
+def draw_batch(method: TrainingMethod, product: nn.Module, batch: Any, number: int, *, seed: int) -> Tensor:
+    """The part of `draw` for the batch of this number."""
+    rng = generator(seed, "draw", number, device=next(product.parameters()).device)
+    return to_uint8(product(**method.product_inputs(batch, rng))).cpu()

@@ -14,27 +14,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from limner.distribution import distribution_metrics, frechet_name
 from limner.errors import LimnerError
 from limner.evaluation import (
     Evaluation,
     closest_real,
     copy_metrics,
-    distribution_metrics,
     diversity_metrics,
-    frechet_name,
+    extract_together,
     notes_on,
     protocol_of,
     refuse_not_finite,
 )
 from limner.features import Extractor, Recogniser, extract
 from limner.features.pixels import thumbnails
+from limner.features.staged import Staged, perceptual_differences
 from limner.features.tiles import Tiles
 from limner.frechet import Moments, frechet_distance
 from limner.packing import PackedDataset, SplitName
 from limner.picture_metrics import (
+    SMALLEST_MULTI_SCALE_SIDE,
     colour_correlation,
     feature_differences,
     mean_absolute_difference,
+    multi_scale_structural_similarity,
     peak_signal_to_noise,
     power_spectrum,
     ssim_window,
@@ -43,7 +46,7 @@ from limner.picture_metrics import (
 )
 from limner.pixels import to_signed
 from limner.randomness import generator
-from limner.reference import BATCH, THUMBNAIL_SIDE, Reference, selection
+from limner.reference import BATCH, MOST_VARIED, THUMBNAIL_SIDE, Reference, selection
 from limner.settings import EvaluateSettings
 from limner.tasks import Pairs, Pictures, TaskName, UnpairedPictures
 
@@ -128,10 +131,14 @@ class TransferJudge:
         self._first = first_metric(task, extractor)
 
     def __call__(self, images: Tensor) -> dict[str, float]:
-        """Metrics of the results uint8 [N, C, H, W] for the held-out sources. Few pictures raise the distance."""
+        """Metrics of the results uint8 [N, C, H, W] for the held-out sources. Few pictures raise the distance.
+
+        Of processes that train together each looks at a share of them; all have to call, with the same results.
+        """
         held_out, extractor = self._held_out, self._extractor
-        features = extract(extractor, torch.split(images, BATCH))
-        found = {frechet_name(extractor): frechet_distance(self._reference.moments, Moments.of(features))}
+        features = extract_together(extractor, images)
+        distance = frechet_distance(self._reference.gaussian, Moments.of(features).gaussian())
+        found = {frechet_name(extractor): distance}
         if isinstance(extractor, Recogniser) and held_out.labels is not None:
             found["label_agreement"] = _agreement(extractor, features, held_out.labels)
         found["change"] = float(_each(mean_absolute_difference, images, held_out.sources).mean())
@@ -159,6 +166,7 @@ def evaluate_transfer(
     found = distribution_metrics(features, reference=reference, extractor=extractor, settings=settings)
     found |= _style_yardsticks(found, untouched, reference=reference, extractor=extractor)
     found |= _content(features, untouched, held_out, reference=reference, extractor=extractor)
+    found |= _perceptual(results, held_out, extractor)
     found |= _against_source(results, held_out)
     if held_out.truth is not None:
         found |= _against_truth(results, held_out.sources, held_out.truth)
@@ -190,7 +198,7 @@ def _style_yardsticks(
 ) -> dict[str, float]:
     """What the untouched sources' distance to the target style is, the result's share of it, and held-out targets'."""
     name = frechet_name(extractor)
-    source = frechet_distance(reference.moments, Moments.of(untouched))
+    source = frechet_distance(reference.gaussian, Moments.of(untouched).gaussian())
     yardsticks = {f"{name}_source": source}
     if source > 0:
         yardsticks[f"{name}_ratio"] = found[name] / source
@@ -198,7 +206,7 @@ def _style_yardsticks(
         # As many as there are results, where there are: few pictures raise a distance.
         real = reference.validation.features
         chosen = real[selection(len(real), len(untouched))]
-        yardsticks[f"{name}_real"] = frechet_distance(reference.moments, Moments.of(chosen))
+        yardsticks[f"{name}_real"] = frechet_distance(reference.gaussian, Moments.of(chosen).gaussian())
     return yardsticks
 
 
@@ -222,6 +230,18 @@ def _content(
     return found
 
 
+def _perceptual(results: Tensor, held_out: HeldOut, extractor: Extractor) -> dict[str, float]:
+    """How differently results look from their sources and from the truth, to extractors that have maps."""
+    if not isinstance(extractor, Staged):
+        return {}
+    name, some = f"perceptual_distance_{extractor.name}", selection(len(results), MOST_VARIED)
+    beside = {name: held_out.sources} | ({} if held_out.truth is None else {f"{name}_truth": held_out.truth})
+    return {
+        name: float(perceptual_differences(extractor, results[some], images[some]).mean())
+        for name, images in beside.items()
+    }
+
+
 def _agreement(extractor: Recogniser, features: Tensor, labels: Tensor) -> float:
     predicted = extractor.probabilities(features).cpu().argmax(1)
     return float((predicted == labels.cpu()).double().mean())
@@ -236,6 +256,8 @@ def _against_source(results: Tensor, held_out: HeldOut) -> dict[str, float]:
         "identity_share": float((change < UNCHANGED).double().mean()),
         "ssim_source": float(_each(structural_similarity, results, sources).mean()),
     }
+    if min(sources.shape[2:]) >= SMALLEST_MULTI_SCALE_SIDE:
+        found["ms_ssim_source"] = float(_each(multi_scale_structural_similarity, results, sources).mean())
     correlation = _known(_each(colour_correlation, results, sources))
     if len(correlation):
         found["colour_correlation"] = float(correlation.mean())
@@ -253,6 +275,8 @@ def _against_truth(results: Tensor, sources: Tensor, truth: Tensor) -> dict[str,
         found[f"l1{ending}"] = float(_each(mean_absolute_difference, images, truth).mean())
         found[f"psnr{ending}"] = float(_each(peak_signal_to_noise, images, truth).mean())
         found[f"ssim{ending}"] = float(_each(structural_similarity, images, truth).mean())
+        if min(truth.shape[2:]) >= SMALLEST_MULTI_SCALE_SIDE:
+            found[f"ms_ssim{ending}"] = float(_each(multi_scale_structural_similarity, images, truth).mean())
     if found["l1_identity"] > 0:
         found["l1_ratio"] = found["l1"] / found["l1_identity"]
     correlation = _known(_each(colour_correlation, truth, sources))

@@ -154,6 +154,10 @@ def test_two_processes_train_what_one_does(start, alone, method):
     assert largest_difference(one.weights(), two.weights()) < 1e-5
     lines = [read_journal(job.folder / "models" / "toy" / "journal.jsonl") for job in (one, two)]
     assert [line["images"] for line in lines[0]] == [line["images"] for line in lines[1]]
+    quick = [[line["metrics"] for line in each if "quick/fd_pixels" in line.get("metrics", {})] for each in lines]
+    assert len(quick[0]) == 3
+    for alone_found, together_found in zip(*quick, strict=True):
+        assert together_found == pytest.approx(alone_found, rel=1e-3)
     assert sum(line.startswith("output") for line in out.splitlines()) == 1, "the first process tells, and no other"
     assert len(told(err)) == len(set(told(err)))
 

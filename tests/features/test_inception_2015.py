@@ -1,72 +1,25 @@
-"""The FID network against pytorch-fid's, with the same random weights on both sides: the real ones are downloads."""
+"""The FID network: equal to pytorch-fid's, with the same random weights on both sides, and picky about its weights."""
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from limner.errors import LimnerError
 from limner.features import extract, inception_2015
 from limner.features.inception_2015 import find_weights, load_inception, usual_places
 from limner.frechet import Moments, frechet_distance
+from tests.features.inception_stand import pictures
 
 CPU = torch.device("cpu")
 
 
-def random_state(network):
-    """Weights that keep the signal's size, so that a difference anywhere shows at the end."""
-    rng = torch.Generator().manual_seed(0)
-    state = {}
-    for name, value in network.state_dict().items():
-        if name.endswith("conv.weight"):
-            fan_in = value[0].numel()
-            state[name] = torch.randn(value.shape, generator=rng) * (2 / fan_in) ** 0.5
-        elif name.endswith(("bn.weight", "bn.running_var")):
-            state[name] = 0.5 + torch.rand(value.shape, generator=rng)
-        elif value.is_floating_point():
-            state[name] = 0.1 * torch.randn(value.shape, generator=rng)
-        else:
-            state[name] = torch.tensor(1)
-    return state
-
-
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory):
-    """pytorch-fid's network, and the file with its weights."""
-    pytorch_fid = pytest.importorskip("pytorch_fid.inception")
-    path = tmp_path_factory.mktemp("weights") / "weights.pth"
-
-    def instead_of_the_download(url, progress):
-        with torch.device("meta"):
-            network = inception_2015.inception.Inception3(1008, aux_logits=False, init_weights=False)
-        state = random_state(network)
-        torch.save(state, path)
-        return state
-
-    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
-        patch.setattr(pytorch_fid, "load_state_dict_from_url", instead_of_the_download)
-        # Its own initialisation takes half a minute, for weights that are replaced at once.
-        patch.setattr(torch.nn.init, "trunc_normal_", lambda tensor, **_: tensor)
-        network = pytorch_fid.InceptionV3().eval()
-    return network, path
-
-
-def pictures(count, channels=3, *, seed=0, size=32):
-    rng = torch.Generator().manual_seed(seed)
-    small = torch.randint(0, 256, (count, channels, 8, 8), generator=rng, dtype=torch.uint8)
-    return F.interpolate(small.float(), size=size, mode="nearest").to(torch.uint8)
-
-
 def theirs(network, images):
-    with torch.no_grad():
-        return network(images.float() / 255)[0].flatten(1)
+    return network(images.float() / 255)[0].flatten(1)
 
 
 @pytest.fixture(scope="module")
-def features(reference):
-    network, path = reference
-    ours = load_inception(path, device=CPU)
+def features(ours, pytorch_fid_network):
     sets = {"real": pictures(5), "generated": pictures(4, seed=1), "large": pictures(1, seed=2, size=500)}
-    return {name: (extract(ours, [images]), theirs(network, images)) for name, images in sets.items()}
+    return {name: (extract(ours, [images]), theirs(pytorch_fid_network, images)) for name, images in sets.items()}
 
 
 def test_features_equal_those_of_pytorch_fid(features):
@@ -93,7 +46,7 @@ def test_frechet_distance_equals_that_of_pytorch_fid(features):
             )
         )
     )
-    assert frechet_distance(*moments) == pytest.approx(expected, rel=1e-4)
+    assert frechet_distance(*(each.gaussian() for each in moments)) == pytest.approx(expected, rel=1e-4)
 
 
 def test_grey_is_repeated_and_alpha_lies_over_black():
@@ -108,25 +61,43 @@ def test_grey_is_repeated_and_alpha_lies_over_black():
     assert (seen(hidden) == -1).all()
 
 
-def test_only_the_published_weights_are_called_by_the_networks_name(reference):
-    extractor = load_inception(reference[1], device=CPU)
-    assert len(extractor.identity) == 64
-    assert extractor.name == f"inception-v3-{extractor.identity[:8]}"
-    published = inception_2015.Inception(extractor.network, CPU, "6726825d" + 56 * "0")
+def test_only_the_published_weights_are_called_by_the_networks_name(ours):
+    assert len(ours.identity) == 64
+    assert ours.name == f"inception-v3-{ours.identity[:8]}"
+    published = inception_2015.Inception(ours.network, CPU, "6726825d" + 56 * "0")
     assert published.name == "inception-v3-2015"
 
 
-def test_loading_takes_no_random_numbers(reference):
+def test_loading_takes_no_random_numbers(inception_file):
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    load_inception(reference[1], device=CPU)
+    load_inception(inception_file, device=CPU)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_stages_end_in_what_the_features_are_the_mean_of(ours):
+    images = pictures(1)
+    with torch.no_grad():
+        maps = ours.stages(images)
+    assert [tuple(each.shape[1:]) for each in maps] == [(64, 73, 73), (192, 35, 35), (768, 17, 17), (2048, 8, 8)]
+    torch.testing.assert_close(maps[-1].mean((2, 3)), extract(ours, [images]), rtol=1e-5, atol=1e-5)
+
+
+def test_the_file_must_have_the_sha256_that_is_asked_for(inception_file, ours):
+    load_inception(inception_file, device=CPU, sha256=ours.identity[:8].upper())
+    with pytest.raises(
+        LimnerError, match=f"weights.pth does not hold[\\s\\S]*is {ours.identity}, and 6726825d is asked"
+    ):
+        load_inception(inception_file, device=CPU, sha256="6726825d")
+    with pytest.raises(LimnerError, match="'6726' is not a SHA-256"):
+        load_inception(inception_file, device=CPU, sha256="6726")
 
 
 def test_weights_are_found_where_other_tools_leave_them(tmp_path):
     places = usual_places(tmp_path)
     with pytest.raises(
-        LimnerError, match=r"No Inception weights are given.*\n.*searched .*hub.checkpoints.*\n.*weights"
+        LimnerError,
+        match=r"No Inception weights are given.*\n.*searched .*hub.checkpoints.*\n.*weights.*TorchScript.*not read",
     ):
         find_weights(None, elsewhere=places)
     places[1].parent.mkdir(parents=True)

@@ -18,7 +18,7 @@ from limner.settings import EvaluateSettings
 from limner.steps.evaluate import evaluate
 from limner.tasks import PictureShape
 from limner.trained import draw, open_trained, save_config, save_product
-from tests.packed import pack
+from tests.packed import pack, quiet_ports
 from tests.two_domains import CLASSES, handwritten, printed
 
 CPU = torch.device("cpu")
@@ -239,7 +239,9 @@ def test_while_it_trains_a_translation_is_judged_by_what_chooses_in_the_end(
     unpaired, paired, cache, task, which, split, first
 ):
     packed = PackedDataset({"unpaired": unpaired, "paired": paired}[which])
-    quick = open_quick_judging(EvaluateSettings(judge_samples=30), packed, task=task, device=CPU, cache=cache)
+    quick = open_quick_judging(
+        EvaluateSettings(judge_samples=30), packed, task=task, device=CPU, ports=quiet_ports(cache)
+    )
     method = load_method({"unpaired": "tone", "paired": "tone_of_pairs"}[task]).build(None, None)
     found = quick.judge(draw(method, method.product(), quick.batches, seed=0))
     assert next(iter(found)) == first
@@ -253,7 +255,9 @@ def test_while_it_trains_a_translation_is_judged_by_what_chooses_in_the_end(
 
 def test_while_it_trains_a_generator_is_judged_as_before(dataset, trained_folder, cache):
     packed = PackedDataset(dataset)
-    quick = open_quick_judging(EvaluateSettings(judge_samples=30), packed, task="pictures", device=CPU, cache=cache)
+    quick = open_quick_judging(
+        EvaluateSettings(judge_samples=30), packed, task="pictures", device=CPU, ports=quiet_ports(cache)
+    )
     trained = open_trained(trained_folder, device=CPU)
     found = quick.judge(draw(trained.method, trained.product("last"), quick.batches, seed=0))
     assert list(found) == ["fd_classifier", "sure_share"]

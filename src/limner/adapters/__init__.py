@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,18 +37,22 @@ def connect(
     folder for what can be computed again; LIMNER_INCEPTION_WEIGHTS, TORCH_HOME say where weights may lie. The store is
     `checkpoints`, else LIMNER_CHECKPOINTS, where that is a url: s3://bucket/prefix.
     """
+    from limner.adapters.weights import WeightsCache
+
     cache, weights = Path(os.environ.get("LIMNER_CACHE", "runs/cache")), _extractor_weights()
-    store = _open_store(checkpoints or os.environ.get("LIMNER_CHECKPOINTS", ""))
+    place = checkpoints or os.environ.get("LIMNER_CHECKPOINTS", "")
+    store = _open_store(place, holding="Checkpoints") if "://" in place else None  # else a folder on this machine
+    fetch = WeightsCache(cache / "weights", partial(_open_store, holding="Weights"))
     if not track:
         from limner.adapters.untracked import UntrackedRegistry, UntrackedTracker
 
-        return Ports(UntrackedTracker(), UntrackedRegistry(), progress, cache, weights, store, notice)
+        return Ports(UntrackedTracker(), UntrackedRegistry(), progress, cache, weights, store, notice, fetch)
     server = find_server(tracking_uri)
     from limner.adapters.mlflow_registry import MlflowRegistry
     from limner.adapters.mlflow_tracker import MlflowTracker
 
     tracker = MlflowTracker(server, os.environ.get("MLFLOW_RUN_ID", ""))
-    return Ports(tracker, MlflowRegistry(server), progress, cache, weights, store, notice)
+    return Ports(tracker, MlflowRegistry(server), progress, cache, weights, store, notice, fetch)
 
 
 def replay(journal: Path, *, name: str, run_id: str, finished: bool, tracking_uri: str = "") -> tuple[str, int]:
@@ -90,9 +95,7 @@ def find_server(tracking_uri: str = "") -> MlflowServer:
     )
 
 
-def _open_store(place: str) -> ObjectStore | None:
-    if "://" not in place:  # a folder on this machine
-        return None
+def _open_store(place: str, *, holding: str) -> ObjectStore:
     try:
         from limner.adapters.object_store import S3Store
     except ModuleNotFoundError as error:
@@ -100,8 +103,8 @@ def _open_store(place: str) -> ObjectStore | None:
             raise
         raise LimnerError(
             "boto3 is not installed.",
-            why=f"Checkpoints at {place} are reached with it.",
-            fix="pip install 'limner[pipeline]', or keep checkpoints in a folder of this machine.",
+            why=f"{holding} at {place} are reached with it.",
+            fix="pip install 'limner[pipeline]', or keep them in a folder of this machine.",
         ) from error
     return S3Store(place)
 

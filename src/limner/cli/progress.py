@@ -65,8 +65,8 @@ class PictureScreen:
 
 
 @contextmanager
-def picture_progress(*, stream: TextIO | None = None) -> Iterator[PictureScreen]:
-    """How many pictures are through, as a bar on a terminal, and what is wrong with single ones."""
+def picture_progress(work: str = "stylize", *, stream: TextIO | None = None) -> Iterator[PictureScreen]:
+    """How many pictures are through the work, as a bar on a terminal, and what is wrong with single ones."""
     stream = stream or sys.stderr
     if not stream.isatty():
         yield PictureScreen(lambda done, total: None, lambda text: print(text, file=stream, flush=True))
@@ -78,7 +78,7 @@ def picture_progress(*, stream: TextIO | None = None) -> Iterator[PictureScreen]
     with Bar(
         *Bar.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn(), console=Console(file=stream)
     ) as bar:
-        task = bar.add_task("stylize", total=None)
+        task = bar.add_task(work, total=None)
         yield PictureScreen(
             lambda done, total: bar.update(task, completed=done, total=total),
             lambda text: bar.console.print(text, markup=False, highlight=False),

@@ -79,11 +79,17 @@ def _row(name: str, result: dict[str, Any]) -> tuple[str, str, str, str]:
     return (
         name,
         f"{result['dataset']}\n{result['dataset_digest'][:12]}",
-        figures(result["metrics"]) if result["metrics"] else "not evaluated yet",
+        _metrics(result["metrics"]) if result["metrics"] else "not evaluated yet",
         figures([registry, f"{result['verdict']}: {' '.join(result['reasons'])}"])
         if result["verdict"]
         else "not promoted yet",
     )
+
+
+def _metrics(found: dict[str, float]) -> str:
+    from limner.report import with_errors
+
+    return "\n".join(f"{name} {value}" for name, value in with_errors(found).items())
 
 
 def _next_commands(exported: dict[str, str]) -> list[str]:

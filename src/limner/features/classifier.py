@@ -69,6 +69,15 @@ class Classifier:
         features: Tensor = self.network.features(self._inputs(images))
         return features
 
+    def stages(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Maps float32 [N, C, H, W] behind every convolution, shallow to deep, of images uint8 [N, C, H, W]."""
+        maps, found = self._inputs(images), []
+        for layer in self.network.body:
+            maps = layer(maps)
+            if isinstance(layer, nn.ReLU):
+                found.append(maps)
+        return tuple(found)
+
     def probabilities(self, features: Tensor) -> Tensor:
         """Class probabilities float32 [N, K]."""
         head = self.network.head

@@ -1,50 +1,86 @@
 """Inception-v3 as of 2015-12-05: the features of the Frechet inception distance (FID), arXiv:1706.08500.
 
-The layers are torchvision's Inception-v3; the network that FID was published with differs from them in four ways:
-average pools that leave the padding out of the mean, a max pool in the last block, 1008 classes, and its own weights.
-The protocol is that of pytorch-fid: bilinear to 299 x 299 without antialiasing, on [0, 1], then 2 x - 1.
+Three protocols of scaling a picture to its 299 pixels are in use, and give values that cannot be compared:
+`pytorch-fid` (also clean-fid's legacy_pytorch), `tf1` (the original; torch-fidelity, StyleGAN, torchmetrics without
+antialias) and `clean` (clean-fid, arXiv:2104.11222).
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - PyTorch's own name for it
-from torchvision.models import inception
+from torch import Tensor
 
 from limner.errors import LimnerError
+from limner.features.inception_network import InceptionNetwork
+from limner.features.resizing import bicubic, bilinear, bilinear_tf1, rgb
+from limner.features.weights_file import network_from_file
 
 PUBLISHED_SHA256 = "6726825d"
 """The first digits of the SHA-256 of the published weights."""
 
 NAME = "inception-v3-2015"
+SIDE = 299
+
+ResizeName = Literal["pytorch-fid", "tf1", "clean"]
+RESIZES: dict[ResizeName, str] = {
+    "pytorch-fid": "bilinear to 299, no antialias",
+    "tf1": "bilinear to 299 on TensorFlow 1's grid, no antialias",
+    "clean": "bicubic to 299, antialiased",
+}
+NOT_READ = "clean-fid's TorchScript and StyleGAN's pickle hold the same weights, but as programs: they are not read."
 
 
 @dataclass(frozen=True)
 class Inception:
     """Extractor: the 2048 averaged features before the last layer."""
 
-    network: nn.Module
+    network: InceptionNetwork
     device: torch.device
     identity: str
-    resize: str = "bilinear to 299, no antialias"
+    protocol: ResizeName = "pytorch-fid"
 
     @property
     def name(self) -> str:
         """With other weights than the published ones it is another extractor, and its distance no FID."""
         return NAME if self.identity.startswith(PUBLISHED_SHA256) else f"inception-v3-{self.identity[:8]}"
 
+    @property
+    def resize(self) -> str:
+        """The protocol, in a few words."""
+        return RESIZES[self.protocol]
+
     def __call__(self, images: Tensor) -> Tensor:
         """Features float32 [N, 2048]; grey is repeated, alpha laid over black."""
-        pixels = _rgb(images.to(self.device).float() / 255)
-        inputs = F.interpolate(pixels, size=(299, 299), mode="bilinear", align_corners=False)
-        features: Tensor = self.network((2 * inputs - 1).contiguous(memory_format=torch.channels_last))
+        features: Tensor = self.network(self._inputs(images))
         return features
+
+    def stages(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Maps float32 [N, C, H, W] at four depths, shallow to deep, of images uint8 [N, C, H, W]."""
+        return self.network.stages(self._inputs(images))
+
+    def class_probabilities(self, features: Tensor) -> Tensor:
+        """Probabilities [N, 1008] that belong to features [N, 2048], as the inception score has them: without bias."""
+        return torch.softmax(features @ self.network.classes.weight.T.to(features.device), 1)
+
+    def _inputs(self, images: Tensor) -> Tensor:
+        inputs = network_inputs(rgb(images.to(self.device)), protocol=self.protocol)
+        return inputs.contiguous(memory_format=torch.channels_last)
+
+
+def network_inputs(pixels: Tensor, *, protocol: ResizeName) -> Tensor:
+    """What the network sees, float32 [N, 3, 299, 299] from -1 to about 1, of pixels float32 [N, 3, H, W] in 0..255."""
+    match protocol:
+        case "pytorch-fid":
+            return 2 * bilinear(pixels / 255, side=SIDE) - 1
+        case "tf1":
+            return (bilinear_tf1(pixels, side=SIDE) - 128) / 128
+        case "clean":
+            return (bicubic(pixels, side=SIDE) - 128) / 128
 
 
 def usual_places(torch_home: Path) -> tuple[Path, ...]:
@@ -69,75 +105,23 @@ def find_weights(path: Path | None, *, elsewhere: Iterable[Path] = ()) -> Path:
         f"There are no Inception weights at {path}." if path else "No Inception weights are given.",
         why=f"The features {NAME!r} need the file pt_inception-2015-12-05-{PUBLISHED_SHA256}.pth{searched}.",
         fix="pytorch-fid leaves it in $TORCH_HOME/hub/checkpoints, torch-fidelity and torchmetrics leave it there as "
-        f"weights-inception-2015-12-05-{PUBLISHED_SHA256}.pth. Name it with `weights` under `evaluate`.",
+        f"weights-inception-2015-12-05-{PUBLISHED_SHA256}.pth. Name it, or its https:// or s3:// address, as the "
+        f"weights. {NOT_READ}",
     )
 
 
-def load_inception(path: Path, *, device: torch.device) -> Inception:
-    """The network with the weights in a file (a plain state dict). Raises LimnerError where they do not fit."""
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        network = build_network(state)
-    except Exception as error:
-        raise LimnerError(
-            f"{path} does not hold Inception weights.",
-            why=f"{type(error).__name__}: {str(error).splitlines()[0]}",
-            fix="It has to be the state dict that pytorch-fid or torch-fidelity download; TorchScript and pickles of "
-            "other tools are not read.",
-        ) from error
-    return Inception(network.to(memory_format=torch.channels_last).to(device), device, sha256)
+def load_inception(
+    path: Path, *, device: torch.device, protocol: ResizeName = "pytorch-fid", sha256: str = ""
+) -> Inception:
+    """The network with the weights in a file, a plain state dict.
 
-
-def build_network(state: dict[str, Tensor]) -> nn.Module:
-    """The network of 2048 features [N, 2048] with these weights, in evaluation mode."""
-    blocks = [
-        inception.BasicConv2d,
-        _PoolInsideA,
-        inception.InceptionB,
-        _PoolInsideC,
-        inception.InceptionD,
-        _PoolInsideE,
-        inception.InceptionAux,
-    ]
-    with torch.device("meta"):  # neither time nor random numbers for weights that are replaced at once
-        network: nn.Module = inception.Inception3(1008, aux_logits=False, inception_blocks=blocks, init_weights=False)
-        network.Mixed_7c = _MaxPoolE(2048)
-    network.load_state_dict(state, assign=True)
-    network.dropout = network.fc = nn.Identity()
-    return network.eval().requires_grad_(False)
-
-
-def _rgb(pixels: Tensor) -> Tensor:
-    if pixels.shape[1] == 4:
-        return pixels[:, :3] * pixels[:, 3:]
-    return pixels.expand(-1, 3, -1, -1)
-
-
-def _average_inside(maps: Tensor) -> Tensor:
-    return F.avg_pool2d(maps, 3, stride=1, padding=1, count_include_pad=False)
-
-
-# torchvision's blocks return their branches as a list whose last is the pool's: it is made anew. That the first one was
-# made for nothing costs a 1x1 convolution a block, and saves writing the other branches again.
-
-
-class _PoolInsideA(inception.InceptionA):  # type: ignore[misc]
-    def _forward(self, x: Tensor) -> list[Tensor]:
-        return [*super()._forward(x)[:-1], self.branch_pool(_average_inside(x))]
-
-
-class _PoolInsideC(inception.InceptionC):  # type: ignore[misc]
-    def _forward(self, x: Tensor) -> list[Tensor]:
-        return [*super()._forward(x)[:-1], self.branch_pool(_average_inside(x))]
-
-
-class _PoolInsideE(inception.InceptionE):  # type: ignore[misc]
-    def _forward(self, x: Tensor) -> list[Tensor]:
-        return [*super()._forward(x)[:-1], self.branch_pool(_average_inside(x))]
-
-
-class _MaxPoolE(inception.InceptionE):  # type: ignore[misc]
-    def _forward(self, x: Tensor) -> list[Tensor]:
-        return [*super()._forward(x)[:-1], self.branch_pool(F.max_pool2d(x, 3, stride=1, padding=1))]
+    Raises LimnerError where they do not fit, or where the file's SHA-256 does not begin with `sha256`.
+    """
+    network, found = network_from_file(
+        path,
+        InceptionNetwork,
+        holding="Inception weights",
+        fix=f"It has to be the state dict that pytorch-fid or torch-fidelity download. {NOT_READ}",
+        sha256=sha256,
+    )
+    return Inception(network.to(memory_format=torch.channels_last).to(device), device, found, protocol)

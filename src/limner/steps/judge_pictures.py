@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from limner.data import judged_batches, showcase
-from limner.evaluation import evaluate_pictures, frechet_name
+from limner.distribution import frechet_name
+from limner.evaluation import evaluate_pictures
 from limner.features import Extractor
 from limner.packing import PackedDataset
 from limner.pixels import grid, to_uint8
@@ -91,9 +92,7 @@ def open_picture_bench(
 ) -> PictureBench:
     """The bench of the task `pictures`."""
     device = next(trained.method.networks.parameters()).device
-    extractor = open_extractor(
-        settings, packed, cache=ports.cache, device=device, weights_elsewhere=ports.extractor_weights
-    )
+    extractor = open_extractor(settings, packed, device=device, ports=ports)
     return PictureBench(
         settings=settings,
         trained=trained,

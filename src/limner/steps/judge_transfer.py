@@ -134,9 +134,7 @@ def open_transfer_bench(
     """The bench of the tasks `unpaired` and `paired`."""
     device = next(trained.method.networks.parameters()).device
     held_out = open_held_out(packed, count=settings.samples)
-    extractor = open_extractor(
-        settings, packed, domain="target", cache=ports.cache, device=device, weights_elsewhere=ports.extractor_weights
-    )
+    extractor = open_extractor(settings, packed, domain="target", device=device, ports=ports)
     extractor = fitting_extractor(extractor, held_out)
     return TransferBench(
         settings=settings,

@@ -31,12 +31,12 @@ from limner.packing import PackedDataset
 from limner.pixels import bands, encode_png, to_uint8
 from limner.ports import Ports, Run
 from limner.precision import autocast, choose_precision
-from limner.quick_judging import open_quick_judging
+from limner.quick_judging import QuickJudging, open_quick_judging
 from limner.randomness import derive_seed, generator
 from limner.settings import MethodSettings, ModelSettings
 from limner.steps.output import replaced
 from limner.tasks import Pairs, PictureShape, UnpairedPictures
-from limner.trained import draw, save_config, save_product, save_weights
+from limner.trained import draw, draw_batch, save_config, save_product, save_weights
 from limner.training_loop import Best, TrainingRun
 from limner.training_loop import train as run_loop
 
@@ -210,7 +210,7 @@ def assemble(  # noqa: PLR0913 - it is where all of them meet
     mirror: Mirror | None = None,
     writes: bool = True,
 ) -> TrainingRun:
-    """Everything that the loop works with. Who does not write takes part in the steps alone, and judges nothing."""
+    """Everything that the loop works with. Who does not write takes part in the steps and the judging alone."""
     train_settings = settings.train
     device = next(method.networks.parameters()).device
     (place / "samples").mkdir(exist_ok=True)
@@ -277,7 +277,7 @@ def assemble(  # noqa: PLR0913 - it is where all of them meet
         progress=ports.progress if tracked else lambda *_: None,
         draw_samples=draw_samples if writes else lambda *_: None,
         watch=_watch(settings, method, packed) if writes else lambda _: {},
-        judge=_judge(settings, method, packed, ports=ports) if writes else lambda _: {},
+        judge=_judge(settings, method, packed, ports=ports),
     )
 
 
@@ -293,15 +293,22 @@ def _judge(
 ) -> Callable[[nn.Module], Mapping[str, float]]:
     if not settings.train.judge_kimg:
         return lambda product: {}
-    quick = open_quick_judging(
-        settings.evaluate,
-        packed,
-        task=method.task,
-        device=next(method.networks.parameters()).device,
-        cache=ports.cache,
-        weights_elsewhere=ports.extractor_weights,
-    )
-    return lambda product: quick.judge(draw(method, product, quick.batches, seed=settings.evaluate.seed))
+    device = next(method.networks.parameters()).device
+
+    def open_judge() -> QuickJudging:
+        return open_quick_judging(settings.evaluate, packed, task=method.task, device=device, ports=ports)
+
+    quick, seed = distributed.first_alone(open_judge), settings.evaluate.seed
+    batches = quick.batches
+
+    def judge(product: nn.Module) -> Mapping[str, float]:
+        return quick.judge(
+            distributed.divided(
+                lambda number: draw_batch(method, product, batches[number], number, seed=seed), len(batches)
+            )
+        )
+
+    return judge
 
 
 def _collect(

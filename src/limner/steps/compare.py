@@ -1,0 +1,229 @@
+"""Compare two sets of pictures as sets: the distances and shares behind `limner fid`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from limner.distribution import frechet_name, kernel_name
+from limner.errors import LimnerError
+from limner.evaluation import refuse_not_finite
+from limner.features import Extractor, inception_2015
+from limner.features.pretrained import fetch_weights, open_pretrained
+from limner.frechet import estimate_frechet, frechet_distance
+from limner.metrics import density_coverage, inception_score, kernel_distance, precision_recall
+from limner.picture_sets import PictureSet, open_pictures
+from limner.ports import Ports
+from limner.randomness import generator
+from limner.reference import selection
+from limner.set_features import with_kept_root
+from limner.statistics_files import Statistics, is_statistics_file, read_statistics, write_statistics
+from limner.steps.compare_sides import CompareOptions, Looked, Progress, Shown, Side, look, notes_on, refuse_too_few
+
+UNSTATED = "fd_unstated"
+"""What the distance is called of two files that do not say what they hold."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Values by name, and what they depend on. `<metric>_se` is a standard error."""
+
+    metrics: Mapping[str, float]
+    protocol: Mapping[str, str]
+    sides: tuple[Side, ...]
+    notes: tuple[str, ...]
+    """Sentences on what these figures cannot say."""
+
+
+def compare(
+    judged: Path, reference: Path | None = None, *, options: CompareOptions, ports: Ports, progress: Progress
+) -> Comparison:
+    """Judge a set of pictures by a reference set; each is a folder, an archive, a packed dataset or a statistics file.
+
+    Without a reference the judged set's statistics are saved, its inception score taken, or both. Raises LimnerError
+    for all that the user can put right.
+    """
+    _refuse_contradictions(judged, reference, options)
+    places = [place for place in (judged, reference) if place]
+    opened = [read_statistics(p) if is_statistics_file(p) else open_pictures(p, options.read) for p in places]
+    refuse_too_few(opened, options)
+    extractor = _open_extractor(options, ports) if any(isinstance(one, PictureSet) for one in opened) else None
+    if extractor:
+        _refuse_without_classes(extractor, options)
+    protocol = _protocol_of(extractor, opened, places, options)
+    shown = Shown(opened, progress)
+    folder = ports.cache if options.cache else None
+    looked = [
+        look(one, place, extractor, options=options, folder=folder, progress=shown)
+        for one, place in zip(opened, places, strict=True)
+    ]
+    if options.save:
+        statistics = Statistics(looked[0].gaussian, looked[0].count, protocol)
+        write_statistics(options.save, statistics)
+    metrics: dict[str, float] = {}
+    if reference and "fid" in options.metrics:
+        name = frechet_name(extractor) if extractor else protocol.get("metric", UNSTATED)
+        metrics |= _frechet(name, looked, folder, options)
+    if extractor:
+        metrics |= _by_features(looked, extractor, options)
+    return Comparison(
+        metrics=refuse_not_finite(metrics),
+        protocol=protocol,
+        sides=tuple(one.side for one in looked),
+        notes=tuple(dict.fromkeys(notes_on(looked, metrics, options))),
+    )
+
+
+# -- the extractor -----------------------------------------------------------------------------------------------------
+
+
+def _open_extractor(options: CompareOptions, ports: Ports) -> Extractor:
+    return open_pretrained(
+        options.features,
+        weights=fetch_weights(options.features, options.weights, sha256=options.weights_sha256, fetch=ports.fetch),
+        sha256=options.weights_sha256,
+        protocol=options.protocol,
+        device=_device(options.device),
+        elsewhere=ports.extractor_weights,
+    )
+
+
+def _refuse_without_classes(extractor: Extractor, options: CompareOptions) -> None:
+    if "is" in options.metrics and not hasattr(extractor, "class_probabilities"):
+        raise LimnerError(
+            f"The features {extractor.name!r} know no classes, which the inception score is made of.",
+            fix=f"Take --features {inception_2015.NAME}, or leave `is` out of --metrics.",
+        )
+
+
+def _device(name: str) -> torch.device:
+    if not name:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        why = str(error).splitlines()[0]
+        raise LimnerError(f"The device {name!r} cannot be used.", why=why, fix="Take cpu, or cuda.") from error
+    return device
+
+
+# -- the figures ------------------------------------------------------------------------------------------------------
+
+
+def _frechet(name: str, looked: Sequence[Looked], folder: Path | None, options: CompareOptions) -> dict[str, float]:
+    """The distance; its standard error and extrapolation are those of both sides, each beside the other as it is."""
+    judged, reference = looked
+    if len(judged.gaussian.mean) != len(reference.gaussian.mean):
+        raise LimnerError(
+            f"{judged.side.path} has {len(judged.gaussian.mean)} features, "
+            f"{reference.side.path} has {len(reference.gaussian.mean)}.",
+            why="They come from different extractors, or, as with pixels, from pictures of different proportions.",
+            fix="Take both from the same --features, with pictures of one shape.",
+        )
+    of_roots = all(one.gaussian.rows is None for one in looked)  # else none is asked for
+    sampled = [pair for pair in ((judged, reference), (reference, judged)) if pair[0].found]
+    if not options.errors or not sampled or any(one.found and len(one.found.groups) == 1 for one, _ in sampled):
+        if of_roots:
+            with_kept_root(reference.gaussian, reference.depends_on, folder=folder)
+        return {name: frechet_distance(reference.gaussian, judged.gaussian)}
+    estimates = []
+    for one, other in sampled:
+        assert one.found
+        if of_roots:
+            with_kept_root(other.gaussian, other.depends_on, folder=folder)
+        estimates.append(estimate_frechet(one.found.groups, other.gaussian, correction=options.correction))
+    value = estimates[0].value
+    return {
+        name: value,
+        f"{name}_se": math.hypot(*(estimate.standard_error for estimate in estimates)),
+        f"{name}_infinity": value + sum(estimate.at_infinity - estimate.value for estimate in estimates),
+    }
+
+
+def _by_features(looked: Sequence[Looked], extractor: Extractor, options: CompareOptions) -> dict[str, float]:
+    found: dict[str, float] = {}
+    features = [one.found.features for one in looked if one.found and one.found.features is not None]
+    if "kid" in options.metrics:
+        name = kernel_name(extractor)
+        kernel = kernel_distance(features[1], features[0], rng=generator(0, "kernel-distance"))
+        found |= {name: kernel.value, f"{name}_se": kernel.standard_error}
+    if "prdc" in options.metrics:
+        # A larger set has smaller balls: as many pictures on both sides.
+        count = min(map(len, features))
+        judged, real = (side[selection(len(side), count)] for side in features)
+        shares = asdict(precision_recall(real, judged, neighbours=options.neighbours))
+        shares |= asdict(density_coverage(real, judged, neighbours=options.neighbours))
+        for what, value in shares.items():
+            word, _, ending = what.partition("_")
+            found["_".join(filter(None, (word, extractor.name, ending)))] = value
+    if "is" in options.metrics:
+        assert hasattr(extractor, "class_probabilities")
+        score = inception_score(extractor.class_probabilities(features[0]))
+        ending = frechet_name(extractor).removeprefix("fid").removeprefix("fd_")
+        name = "_".join(filter(None, ("inception_score", ending.strip("_"))))
+        found |= {name: score.value, f"{name}_sd": score.standard_deviation}
+    return found
+
+
+# -- what holds them together -----------------------------------------------------------------------------------------
+
+
+def _protocol_of(
+    extractor: Extractor | None,
+    opened: Sequence[PictureSet | Statistics],
+    places: Sequence[Path],
+    options: CompareOptions,
+) -> dict[str, str]:
+    """What the figures depend on beside the pictures. Raises LimnerError where a statistics file says otherwise."""
+    records = [
+        (str(place), one.protocol)
+        for one, place in zip(opened, places, strict=True)
+        if isinstance(one, Statistics) and one.protocol is not None
+    ]
+    if extractor:
+        ours = {
+            "metric": frechet_name(extractor),
+            "features": extractor.name,
+            "weights": extractor.identity,
+            "resize": extractor.resize,
+            "covariance": "biased, 1 / N" if options.biased else "unbiased, 1 / (N - 1)",
+        }
+        records.insert(0, ("this comparison", ours))
+    for name, record in records[1:]:
+        first_name, first = records[0]
+        if differing := [key for key in sorted({*record, *first}) if record.get(key) != first.get(key)]:
+            raise LimnerError(
+                f"{name} was made under another protocol than {first_name}: the two cannot be compared.",
+                why="; ".join(f"{key}: {record.get(key, '-')} there, {first.get(key, '-')} here" for key in differing),
+                fix="Take the same --features, --protocol, --weights and --biased, or make the statistics again.",
+            )
+    return dict(records[0][1]) if records else {}
+
+
+def _refuse_contradictions(judged: Path, reference: Path | None, options: CompareOptions) -> None:
+    files = [place for place in (judged, reference) if place and is_statistics_file(place)]
+    if not options.metrics:
+        raise LimnerError("No metric is asked for.", fix="Take some of fid, kid, prdc, is.")
+    if files and (others := [name for name in options.metrics if name != "fid"]):
+        raise LimnerError(
+            f"{' and '.join(others)} cannot be had of {files[0]}.",
+            why="A statistics file holds a mean and a covariance, and these metrics need the features of each picture.",
+            fix="Give the pictures themselves, or take --metrics fid.",
+        )
+    if options.save and reference:
+        raise LimnerError("--save writes the statistics of one set, and two are given.", fix="Leave one of them out.")
+    if options.save and files:
+        raise LimnerError(f"{judged} is a statistics file already.", fix="Copy it.")
+    of_two = set(options.metrics) - {"is", "fid"} if options.save else set(options.metrics) - {"is"}
+    if not reference and of_two:
+        raise LimnerError(
+            f"What is {judged} to be compared with?",
+            fix="Name a second set; or save the statistics of this one with --save FILE.npz.",
+        )
+    if options.neighbours < 1:
+        raise LimnerError(f"--neighbours {options.neighbours} leaves no neighbour.", fix="Take 1 or more.")
