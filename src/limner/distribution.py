@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from limner.features import Extractor
-from limner.features.inception_2015 import NAME, Inception
+from limner.features import Classifying, Extractor
+from limner.features.inception_2015 import NAME
 from limner.features.staged import Staged, perceptual_variety
 from limner.frechet import Gaussian, Moments, estimate_frechet, frechet_distance
 from limner.metrics import density_coverage, inception_score, kernel_distance, precision_recall
@@ -21,41 +21,43 @@ from limner.settings import EvaluateSettings
 
 GROUPS = 10
 """Random parts of a set, each of which is left out once to see how much the distance hangs on its pictures."""
-
-LEAST = 4
-"""Pictures that have a standard error."""
+FEWEST_IN_GROUPS = 2 * GROUPS
+"""Pictures below which there is one group, and hence no standard error."""
 
 
 def frechet_name(extractor: Extractor) -> str:
     """What the Frechet distance is called under this extractor."""
-    return f"fid{_protocol(extractor)}" if extractor.name == NAME else f"fd_{extractor.name}"
+    return _name(extractor, published="fid", others="fd")
 
 
 def kernel_name(extractor: Extractor) -> str:
     """What the kernel distance is called under this extractor."""
-    return f"kid{_protocol(extractor)}" if extractor.name == NAME else f"kd_{extractor.name}"
+    return _name(extractor, published="kid", others="kd")
 
 
-def _protocol(extractor: Extractor) -> str:
-    scaling = getattr(extractor, "protocol", "pytorch-fid")
-    return "" if scaling == "pytorch-fid" else f"_{scaling}"
+def _name(extractor: Extractor, *, published: str, others: str) -> str:
+    scaling = extractor.name.removeprefix(NAME)
+    return f"{others}_{scaling}" if scaling == extractor.name else f"{published}{scaling.replace('-', '_')}"
 
 
-def in_groups(features: Tensor) -> list[Moments]:
-    """The moments of random parts of a set of features [N, D], nearly equal in size; the same set, the same parts."""
-    order = torch.randperm(len(features), generator=generator(0, "groups", len(features)))
-    return [Moments.of(features[part]) for part in torch.tensor_split(order, min(GROUPS, len(features)))]
+def draw_groups(count: int) -> Tensor:
+    """The group of each of `count` pictures, int64 [N]: by chance, in even sizes; always the same for a count."""
+    group_of = torch.zeros(count, dtype=torch.int64)
+    if count >= FEWEST_IN_GROUPS:
+        group_of[torch.randperm(count, generator=generator(0, "groups", count))] = torch.arange(count) % GROUPS
+    return group_of
 
 
 def frechet_figures(name: str, features: Tensor, real: Gaussian) -> dict[str, float]:
     """The Frechet distance of features [N, D] to real ones, its standard error, and where more pictures would lead.
 
-    Of fewer than four pictures the distance alone.
+    Of fewer than FEWEST_IN_GROUPS pictures the distance alone.
     """
     # From all at once, as everywhere else: adding up groups would round in another way.
     figures = {name: frechet_distance(real, Moments.of(features).gaussian())}
-    if len(features) >= LEAST:
-        found = estimate_frechet(in_groups(features), real)
+    if len(features) >= FEWEST_IN_GROUPS:
+        group_of = draw_groups(len(features))
+        found = estimate_frechet([Moments.of(features[group_of == group]) for group in range(GROUPS)], real)
         figures |= {f"{name}_se": found.standard_error, f"{name}_infinity": found.at_infinity}
     return figures
 
@@ -82,13 +84,14 @@ def distribution_metrics(
         f"coverage_{name}": density.coverage,
         f"coverage_{name}_se": density.coverage_se,
     }
-    if isinstance(extractor, Inception) and extractor.name == NAME and len(features) >= GROUPS:
-        found |= inception_score_figures(extractor, features, name="inception_score")
+    if isinstance(extractor, Classifying) and len(features) >= GROUPS:
+        found |= inception_score_figures(extractor, features)
     return found
 
 
-def inception_score_figures(extractor: Inception, features: Tensor, *, name: str) -> dict[str, float]:
-    """The inception score of features [N, 2048] and its deviation between ten random parts of them."""
+def inception_score_figures(extractor: Classifying, features: Tensor) -> dict[str, float]:
+    """The inception score of features [N, D] and its deviation between ten random parts of them."""
+    name = _name(extractor, published="inception_score", others="inception_score")
     order = torch.randperm(len(features), generator=generator(0, "inception-score", len(features)))
     score = inception_score(extractor.class_probabilities(features[order]))
     return {name: score.value, f"{name}_sd": score.standard_deviation}

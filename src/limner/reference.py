@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from limner.errors import LimnerError
-from limner.features import Extractor, extract
+from limner.features import Extractor, extract, fit_for
 from limner.features.cache import Tensors, load_or_build
 from limner.features.classifier import RECIPE, restore_classifier, train_classifier
 from limner.features.pixels import thumbnails
@@ -166,7 +166,7 @@ def _look(split: Split, extractor: Extractor) -> Tensors:
             yield torch.from_numpy(split.pixels(places[start : start + BATCH])).permute(0, 3, 1, 2)
 
     return {
-        "features": extract(extractor, pieces()),
+        "features": extract(fit_for(extractor, len(places)), pieces()),
         "thumbnails": torch.cat([thumbnails(piece, side=THUMBNAIL_SIDE) for piece in pieces()]),
     }
 

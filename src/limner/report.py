@@ -43,7 +43,7 @@ MEANINGS = {
     "recall_": ("higher", "share of the real pictures that lie among generated ones"),
     "density_": ("near 1", "in how many real pictures' surroundings a picture lies, over what is usual for real ones"),
     "coverage_": ("higher", "share of the real pictures that have a generated one in their surroundings"),
-    "inception_score": ("higher", "how sure the network is of each picture's class, and how many classes there are"),
+    "inception_": ("higher", "how sure the network is of each picture's class, and how many classes there are"),
     "sure_share": ("higher", "share of the pictures whose class the classifier is sure of"),
     "sure_share_real": ("", "the same of held-out real pictures"),
     "sure_share_ratio": ("higher", "how readable the pictures are: the first over the second"),

@@ -16,17 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from limner.distribution import FEWEST_IN_GROUPS, GROUPS, draw_groups
 from limner.errors import LimnerError
-from limner.features import Extractor, extract
+from limner.features import Extractor, extract, fit_for
 from limner.features.cache import Tensors, load_or_build
 from limner.frechet import Gaussian, Moments
 from limner.picture_sets import PictureBatch, PictureSet, Reader, ReadOptions, refuse_damaged
-from limner.randomness import generator
 from limner.reference import selection
 
-GROUPS = 10
-FEWEST_IN_GROUPS = 20
-"""Pictures below which there are no groups: they would be of one picture."""
 MOST_KEPT = 50_000
 """Pictures whose features are kept; of a larger set a random selection."""
 _ROWS = 512
@@ -98,8 +95,9 @@ def features_of_set(
 def with_kept_root(gaussian: Gaussian, depends_on: Mapping[str, str], *, folder: Path | None) -> Gaussian:
     """The same Gaussian, with its root from the cache folder: finding it takes longer than a distance."""
     if folder:
-        kept = load_or_build(folder, "root", depends_on, lambda: {"root": gaussian.root})
-        vars(gaussian)["root"] = kept["root"]  # where its cached_property looks for it
+        gaussian = gaussian.with_root(
+            load_or_build(folder, "root", depends_on, lambda: {"root": gaussian.root})["root"]
+        )
     return gaussian
 
 
@@ -129,10 +127,10 @@ def _see(
     pictures: PictureSet, extractor: Extractor, options: ReadOptions, *, keep_features: bool, progress: Progress
 ) -> tuple[Tensors, Tensors]:
     """All pictures through the extractor, once: tensors of the moments, tensors of the features."""
-    group_of = _draw_groups(pictures.count)
+    group_of = draw_groups(pictures.count).numpy()
     gathered = [_Gathered() for _ in range(int(group_of.max()) + 1)]
     kept = _Kept(pictures.count) if keep_features else None
-    reader, dimensions = Reader(pictures, options), 0
+    reader, dimensions, extractor = Reader(pictures, options), 0, fit_for(extractor, pictures.count)
     progress(len(reader.damaged))
     for batch in reader:
         features = extract(extractor, [torch.from_numpy(batch.pixels).permute(0, 3, 1, 2)])
@@ -184,15 +182,6 @@ class _Kept:
         if self._features is None:
             return torch.empty(0, 0)
         return self._features if self._there.all() else self._features[self._there]
-
-
-def _draw_groups(count: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """The group of each picture: by chance, so that a group is a small sample of the whole set, and of even sizes."""
-    group_of = np.zeros(count, dtype=np.int64)
-    if count >= FEWEST_IN_GROUPS:
-        order = torch.randperm(count, generator=generator(0, "groups", count)).numpy()
-        group_of[order] = np.arange(count) % GROUPS
-    return group_of
 
 
 def _groups(tensors: Tensors) -> tuple[Moments, ...]:

@@ -15,6 +15,9 @@ from torch import Tensor
 
 from limner.errors import LimnerError
 
+MANY = 1000
+"""Pictures for which it pays to start slowly: at half as many it takes as long."""
+
 
 class Extractor(Protocol):
     """Pictures -> features. Deterministic; what else is in the batch changes no more than the rounding."""
@@ -41,6 +44,27 @@ class Recogniser(Extractor, Protocol):
 
     def probabilities(self, features: Tensor) -> Tensor:
         """Class probabilities [N, K] that belong to features [N, D]."""
+
+
+@runtime_checkable
+class Classifying(Extractor, Protocol):
+    """An extractor with classes of its own, whatever those of the dataset are."""
+
+    def class_probabilities(self, features: Tensor) -> Tensor:
+        """Probabilities [N, K] that belong to features [N, D]."""
+
+
+@runtime_checkable
+class Starting(Extractor, Protocol):
+    """An extractor that can be made faster, if it may take its time to start."""
+
+    def for_many(self) -> Extractor:
+        """The same features, but for rounding."""
+
+
+def fit_for(extractor: Extractor, count: int) -> Extractor:
+    """The extractor in the form that takes the least time for so many pictures."""
+    return extractor.for_many() if count >= MANY and isinstance(extractor, Starting) else extractor
 
 
 @torch.no_grad()

@@ -8,7 +8,8 @@ antialias) and `clean` (clean-fid, arXiv:2104.11222).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from limner.errors import LimnerError
 from limner.features.inception_network import InceptionNetwork
+from limner.features.onnx_network import OnnxNetwork
 from limner.features.resizing import bicubic, bilinear, bilinear_tf1, rgb
 from limner.features.weights_file import network_from_file
 
@@ -43,11 +45,22 @@ class Inception:
     device: torch.device
     identity: str
     protocol: ResizeName = "pytorch-fid"
+    faster: OnnxNetwork | None = None
+    """The same network in a form that takes a while to start."""
+
+    def for_many(self) -> Inception:
+        """The same for so many pictures that starting slowly does not matter."""
+        return self if self.faster or self.device.type != "cpu" else self._for_many
+
+    @cached_property
+    def _for_many(self) -> Inception:
+        return replace(self, faster=OnnxNetwork(self.network, torch.zeros(2, 3, SIDE, SIDE)))
 
     @property
     def name(self) -> str:
         """With other weights than the published ones it is another extractor, and its distance no FID."""
-        return NAME if self.identity.startswith(PUBLISHED_SHA256) else f"inception-v3-{self.identity[:8]}"
+        network = NAME if self.identity.startswith(PUBLISHED_SHA256) else f"inception-v3-{self.identity[:8]}"
+        return network if self.protocol == "pytorch-fid" else f"{network}-{self.protocol}"
 
     @property
     def resize(self) -> str:
@@ -56,7 +69,7 @@ class Inception:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Features float32 [N, 2048]; grey is repeated, alpha laid over black."""
-        features: Tensor = self.network(self._inputs(images))
+        features: Tensor = (self.faster or self.network)(self._inputs(images))
         return features
 
     def stages(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -69,7 +82,7 @@ class Inception:
 
     def _inputs(self, images: Tensor) -> Tensor:
         inputs = network_inputs(rgb(images.to(self.device)), protocol=self.protocol)
-        return inputs.contiguous(memory_format=torch.channels_last)
+        return inputs if self.faster else inputs.contiguous(memory_format=torch.channels_last)
 
 
 def network_inputs(pixels: Tensor, *, protocol: ResizeName) -> Tensor:

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 
-from limner.distribution import frechet_name, kernel_name
+from limner.distribution import frechet_name, inception_score_figures, kernel_name
 from limner.errors import LimnerError
 from limner.evaluation import refuse_not_finite
-from limner.features import Extractor, inception_2015
+from limner.features import Classifying, Extractor, inception_2015
 from limner.features.pretrained import fetch_weights, open_pretrained
-from limner.frechet import estimate_frechet, frechet_distance
-from limner.metrics import density_coverage, inception_score, kernel_distance, precision_recall
+from limner.frechet import Gaussian, estimate_frechet, frechet_distance
+from limner.metrics import density_coverage, kernel_distance, precision_recall
 from limner.picture_sets import PictureSet, open_pictures
 from limner.ports import Ports
 from limner.randomness import generator
@@ -93,7 +93,7 @@ def _open_extractor(options: CompareOptions, ports: Ports) -> Extractor:
 
 
 def _refuse_without_classes(extractor: Extractor, options: CompareOptions) -> None:
-    if "is" in options.metrics and not hasattr(extractor, "class_probabilities"):
+    if "is" in options.metrics and not isinstance(extractor, Classifying):
         raise LimnerError(
             f"The features {extractor.name!r} know no classes, which the inception score is made of.",
             fix=f"Take --features {inception_2015.NAME}, or leave `is` out of --metrics.",
@@ -128,21 +128,24 @@ def _frechet(name: str, looked: Sequence[Looked], folder: Path | None, options: 
     of_roots = all(one.gaussian.rows is None for one in looked)  # else none is asked for
     sampled = [pair for pair in ((judged, reference), (reference, judged)) if pair[0].found]
     if not options.errors or not sampled or any(one.found and len(one.found.groups) == 1 for one, _ in sampled):
-        if of_roots:
-            with_kept_root(reference.gaussian, reference.depends_on, folder=folder)
-        return {name: frechet_distance(reference.gaussian, judged.gaussian)}
+        return {
+            name: frechet_distance(_with_root(reference, folder) if of_roots else reference.gaussian, judged.gaussian)
+        }
     estimates = []
     for one, other in sampled:
         assert one.found
-        if of_roots:
-            with_kept_root(other.gaussian, other.depends_on, folder=folder)
-        estimates.append(estimate_frechet(one.found.groups, other.gaussian, correction=options.correction))
+        gaussian = _with_root(other, folder) if of_roots else other.gaussian
+        estimates.append(estimate_frechet(one.found.groups, gaussian, correction=options.correction))
     value = estimates[0].value
     return {
         name: value,
         f"{name}_se": math.hypot(*(estimate.standard_error for estimate in estimates)),
         f"{name}_infinity": value + sum(estimate.at_infinity - estimate.value for estimate in estimates),
     }
+
+
+def _with_root(one: Looked, folder: Path | None) -> Gaussian:
+    return with_kept_root(one.gaussian, one.depends_on, folder=folder)
 
 
 def _by_features(looked: Sequence[Looked], extractor: Extractor, options: CompareOptions) -> dict[str, float]:
@@ -162,11 +165,8 @@ def _by_features(looked: Sequence[Looked], extractor: Extractor, options: Compar
             word, _, ending = what.partition("_")
             found["_".join(filter(None, (word, extractor.name, ending)))] = value
     if "is" in options.metrics:
-        assert hasattr(extractor, "class_probabilities")
-        score = inception_score(extractor.class_probabilities(features[0]))
-        ending = frechet_name(extractor).removeprefix("fid").removeprefix("fd_")
-        name = "_".join(filter(None, ("inception_score", ending.strip("_"))))
-        found |= {name: score.value, f"{name}_sd": score.standard_deviation}
+        assert isinstance(extractor, Classifying)
+        found |= inception_score_figures(extractor, features[0])
     return found
 
 

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from limner.distribution import FEWEST_IN_GROUPS
 from limner.errors import LimnerError
 from limner.features import Extractor, inception_2015
 from limner.features.cache import tensors_sha256
 from limner.features.inception_2015 import ResizeName
 from limner.frechet import Gaussian
 from limner.picture_sets import PictureSet, ReadOptions, describe_sizes
-from limner.set_features import FEWEST_IN_GROUPS, MOST_KEPT, SetFeatures, features_of_set
+from limner.set_features import MOST_KEPT, SetFeatures, features_of_set
 from limner.statistics_files import Statistics
 
 MetricName = Literal["fid", "kid", "prdc", "is"]
