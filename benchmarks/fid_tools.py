@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
-import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -21,6 +19,8 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
+
+from benchmarks.machine import resident_mib
 
 WORKERS = 2
 CPU = torch.device("cpu")
@@ -151,9 +151,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     begin = time.perf_counter()
     value = TOOLS[options.tool](options.a, options.b, options.weights)
     seconds = time.perf_counter() - begin
-    # Kilobytes on Linux, bytes on macOS. Without the processes that load pictures.
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-    return {"value": value, "seconds": seconds, "peak_mib": peak}
+    # Without the processes that load pictures.
+    return {"value": value, "seconds": seconds, "peak_mib": resident_mib("VmHWM")}
 
 
 if __name__ == "__main__":

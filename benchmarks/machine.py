@@ -13,6 +13,8 @@ from limner.lineage import code_version
 from limner.precision import choose_precision
 
 CPUINFO = Path("/proc/cpuinfo")
+STATUS = Path("/proc/self/status")
+"""Where Linux tells of a process's memory."""
 
 
 def describe_machine(device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -34,6 +36,12 @@ def describe_machine(device: torch.device | str = "cpu") -> dict[str, Any]:
         "git_commit": code["git_commit"],
         "git_dirty": code["git_dirty"],
     }
+
+
+def resident_mib(name: str) -> float:
+    """Memory of this process in MiB: `VmRSS` now, `VmHWM` at most since it began. Linux only."""
+    rows = [line.split() for line in STATUS.read_text(encoding="ascii", errors="replace").splitlines()]
+    return next(int(row[1]) for row in rows if row and row[0] == f"{name}:") / 1024
 
 
 def processor(cpuinfo: Path = CPUINFO) -> str:

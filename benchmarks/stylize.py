@@ -28,7 +28,7 @@ from PIL import Image
 from torch import nn
 from torchvision.transforms.functional import to_tensor
 
-from benchmarks.machine import describe_machine
+from benchmarks.machine import STATUS, describe_machine, resident_mib
 from limner.adapters.untracked import UntrackedRegistry, UntrackedTracker
 from limner.inference import StyleModel, open_translator
 from limner.lineage import file_sha256, write_lineage
@@ -42,7 +42,6 @@ from limner.steps.stylize import StylizeOptions, stylize
 from limner.tasks import PictureShape
 from limner.trained import open_trained, save_config, save_product
 
-STATUS = Path("/proc/self/status")
 QUALITY = 95
 CPU = torch.device("cpu")
 
@@ -154,16 +153,11 @@ def _large(pictures: str, exported: str, out: str, budget: str) -> dict[str, flo
     search = find_pictures([pictures], max_megapixels=100, stores={})
     model = open_translator(Path(exported), device=CPU)
     model.stylize(np.zeros((64, 64, 3), np.uint8))  # libraries are loaded when they are first used
-    before = _resident_mib("VmRSS:")
+    before = resident_mib("VmRSS")
     options = StylizeOptions(memory=int(budget), quality=QUALITY)
     names = name_results(search, None)
     result = stylize(search.pictures, names, model=model, destination=FolderDestination(Path(out)), options=options)
-    return {"done": result.done, "before_mib": before, "growth_mib": _resident_mib("VmHWM:") - before}
-
-
-def _resident_mib(name: str) -> float:
-    rows = [line.split() for line in STATUS.read_text(encoding="ascii", errors="replace").splitlines()]
-    return next(int(row[1]) for row in rows if row and row[0] == name) / 1024
+    return {"done": result.done, "before_mib": before, "growth_mib": resident_mib("VmHWM") - before}
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.stylize import CPU, STATUS, build_model, draw_pictures, limner_loop, main, open_plain, plain_loop
+from benchmarks.machine import STATUS
+from benchmarks.stylize import CPU, build_model, draw_pictures, limner_loop, main, open_plain, plain_loop
 from limner.inference import open_translator
 
 

@@ -1,15 +1,15 @@
 import pytest
 import torch
 
+from benchmarks.evaluate import random_weights
 from limner.features.inception_2015 import load_inception
-from tests.features.inception_stand import published_layout
 
 
 @pytest.fixture(scope="session")
 def inception_file(tmp_path_factory):
     """A file of random weights in the published layout."""
     path = tmp_path_factory.mktemp("weights") / "weights.pth"
-    torch.save(published_layout(), path)
+    torch.save(random_weights(), path)
     return path
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from limner.errors import LimnerError
-from limner.features import extract, inception_2015
+from limner.features import MANY, extract, fit_for, inception_2015
 from limner.features.inception_2015 import find_weights, load_inception, usual_places
 from limner.frechet import Moments, frechet_distance
 from tests.features.inception_stand import pictures
@@ -47,6 +47,16 @@ def test_frechet_distance_equals_that_of_pytorch_fid(features):
         )
     )
     assert frechet_distance(*(each.gaussian() for each in moments)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_form_for_many_pictures_differs_by_rounding_only(ours):
+    many = fit_for(ours, MANY)
+    assert many is fit_for(ours, MANY), "it is made once"
+    assert fit_for(ours, MANY - 1) is ours
+    assert (many.name, many.identity, many.resize) == (ours.name, ours.identity, ours.resize)
+    images = torch.cat([pictures(3), pictures(4, seed=1)])
+    torch.testing.assert_close(extract(many, [images]), extract(ours, [images]), rtol=1e-5, atol=1e-5)
+    assert extract(many, [images[:1]]).shape == (1, 2048)
 
 
 def test_grey_is_repeated_and_alpha_lies_over_black():
