@@ -22,6 +22,11 @@ def sets(tmp_path_factory):
     return root
 
 
+@pytest.fixture(autouse=True)
+def cache_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("LIMNER_CACHE", str(tmp_path / "cache"))
+
+
 def test_a_value_comes_with_its_error_and_what_it_depends_on(say, sets):
     said = say("fid", sets / "a", sets / "b", *PIXELS)
     assert said.status == 0, said.err
@@ -124,6 +129,18 @@ def test_count_takes_as_many_of_both(say, sets):
     said = say("fid", sets / "a", sets / "b", *PIXELS, "--count", "20", "--json", "--no-cache")
     assert [side["pictures"] for side in said.document["sides"]] == [20, 20]
     assert sum("drawn at random with a fixed seed" in note for note in said.document["notes"]) == 2
+
+
+def test_what_was_computed_is_kept_in_the_project_and_elsewhere_with_the_user(say, sets, tmp_path, monkeypatch):
+    monkeypatch.delenv("LIMNER_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    say("fid", sets / "a", sets / "b", *PIXELS)
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+    assert len(list((tmp_path / "home" / "limner").iterdir())) == 2
+    (tmp_path / "params.yaml").touch()
+    say("fid", sets / "a", sets / "b", *PIXELS)
+    assert len(list((tmp_path / "runs" / "cache").iterdir())) == 2
 
 
 def test_what_was_computed_is_kept_only_where_that_is_wanted(say, sets, tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from limner.ports import Notice, ObjectStore, Ports, Progress, nobody
 if TYPE_CHECKING:
     from limner.adapters.mlflow_server import MlflowServer
 
+CACHE = Path("runs/cache")
 _log = logging.getLogger(__name__)
 
 
@@ -29,17 +30,18 @@ def connect(
     progress: Progress = silent,
     notice: Notice = nobody,
     checkpoints: str = "",
+    cache: Path = CACHE,
 ) -> Ports:
     """The ports of a process: MLflow, or nothing at all where `track` is off; an object store for checkpoints.
 
     The server is `tracking_uri`, else MLFLOW_TRACKING_URI, else the file mlflow.db in DVC_ROOT or the current folder.
-    MLFLOW_RUN_ID, MLFLOW_EXPERIMENT_NAME and MLFLOW_EXPERIMENT_ID say what a scheduler has prepared. LIMNER_CACHE is a
-    folder for what can be computed again; LIMNER_INCEPTION_WEIGHTS, TORCH_HOME say where weights may lie. The store is
-    `checkpoints`, else LIMNER_CHECKPOINTS, where that is a url: s3://bucket/prefix.
+    MLFLOW_RUN_ID, MLFLOW_EXPERIMENT_NAME and MLFLOW_EXPERIMENT_ID say what a scheduler has prepared. LIMNER_CACHE, else
+    `cache`, is a folder for what can be computed again; LIMNER_INCEPTION_WEIGHTS and TORCH_HOME say where weights may
+    lie. The store is `checkpoints`, else LIMNER_CHECKPOINTS, where that is a url: s3://bucket/prefix.
     """
     from limner.adapters.weights import WeightsCache
 
-    cache, weights = Path(os.environ.get("LIMNER_CACHE", "runs/cache")), _extractor_weights()
+    cache, weights = Path(os.environ.get("LIMNER_CACHE") or cache), _extractor_weights()
     place = checkpoints or os.environ.get("LIMNER_CHECKPOINTS", "")
     store = _open_store(place, holding="Checkpoints") if "://" in place else None  # else a folder on this machine
     fetch = WeightsCache(cache / "weights", partial(_open_store, holding="Weights"))
@@ -53,6 +55,11 @@ def connect(
 
     tracker = MlflowTracker(server, os.environ.get("MLFLOW_RUN_ID", ""))
     return Ports(tracker, MlflowRegistry(server), progress, cache, weights, store, notice, fetch)
+
+
+def user_cache() -> Path:
+    """Where a command that belongs to no project keeps what can be computed again."""
+    return _cache_home() / "limner"
 
 
 def replay(journal: Path, *, name: str, run_id: str, finished: bool, tracking_uri: str = "") -> tuple[str, int]:
@@ -114,7 +121,9 @@ def _extractor_weights() -> tuple[Path, ...]:
     from limner.features.inception_2015 import usual_places
 
     named = os.environ.get("LIMNER_INCEPTION_WEIGHTS")
-    torch_home = (
-        os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "torch"
-    )
-    return (*((Path(named),) if named else ()), *usual_places(Path(torch_home)))
+    torch_home = Path(os.environ.get("TORCH_HOME") or _cache_home() / "torch")
+    return (*((Path(named),) if named else ()), *usual_places(torch_home))
+
+
+def _cache_home() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
-from limner.cli.options import AsJson
+from limner.cli.options import PARAMS, AsJson
 from limner.cli.progress import SECONDS_BETWEEN_LINES, picture_progress
 from limner.cli.results import print_json
 from limner.errors import LimnerError, suggest
@@ -99,7 +99,7 @@ def fid(
       limner fid photos --save photos.npz
       limner fid generated photos.npz
     """
-    from limner.adapters import connect
+    from limner.adapters import connect, user_cache
     from limner.picture_sets import ReadOptions
     from limner.steps.compare import compare
     from limner.steps.compare_sides import CompareOptions
@@ -122,8 +122,10 @@ def fid(
         cache=cache,
         save=save,
     )
+    # In a project its own cache; elsewhere no folder that nobody asked for.
+    ports = connect(track=False) if PARAMS.is_file() else connect(track=False, cache=user_cache())
     with _progress() as progress:
-        found = compare(judged, reference, options=options, ports=connect(track=False), progress=progress)
+        found = compare(judged, reference, options=options, ports=ports, progress=progress)
     if as_json:
         print_json(asdict(found) | {"saved": save})
     else:
