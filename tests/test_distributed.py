@@ -32,7 +32,8 @@ with distributed.joined(torch.device("cpu")):
         return there
 
     there = distributed.first_alone(leave_behind)
-    (folder / str(distributed.rank())).write_text(repr((here, found.tolist(), there)))
+    same = distributed.same_everywhere("a"), distributed.same_everywhere(str(distributed.rank()))
+    (folder / str(distributed.rank())).write_text(repr((here, found.tolist(), there, same)))
 """
 
 
@@ -45,9 +46,11 @@ def test_work_is_shared_out_and_everybody_gets_all_of_it_in_order(tmp_path, part
     assert done.returncode == 0, done.stderr
     expected = torch.cat([torch.full((part % 3, 2), float(part)) for part in range(parts)]).tolist()
     for rank in (0, 1):
-        here, found, there = eval((tmp_path / str(rank)).read_text())
+        here, found, there, same = eval((tmp_path / str(rank)).read_text())
         assert here == list(range(parts))[rank::2]
         assert found == expected
+        assert same == (True, False)
+        assert same == (True, False)
         assert there == (rank == 1), "the others look only when the first has left something behind"
 
 

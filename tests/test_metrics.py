@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from limner import metrics
 from limner.errors import LimnerError
 from limner.metrics import (
     class_entropy,
@@ -83,6 +84,29 @@ def test_kernel_distance_of_few_pictures_still_knows_its_error():
     assert kernel_distance(normal(10, 4), normal(10, 4, 1), rng=rng()).standard_error > 0
     with pytest.raises(LimnerError, match="at least 4 pictures on each side, not 3 and 10"):
         kernel_distance(normal(3, 4), normal(10, 4), rng=rng())
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.3])
+def test_the_error_of_a_kernel_distance_is_its_spread_over_sets_drawn_anew(shift):
+    found = [
+        kernel_distance(normal(200, 8, 2 * i), normal(160, 8, 2 * i + 1) + shift, rng=rng(i), subsets=10)
+        for i in range(60)
+    ]
+    spread = np.std([each.value for each in found])
+    told = np.mean([each.standard_error for each in found])
+    assert 0.8 < told / spread < 2, "near 0 the jackknife errs on the side of caution"
+
+
+def test_leaving_out_a_group_is_having_never_had_it():
+    a, b = normal(24, 3), normal(30, 3, 1)
+    groups = torch.tensor_split(a, 10)
+    sums = metrics._KernelSums.of(groups)
+    for number, found in enumerate(sums.means_without_each()):
+        rest = torch.cat([group for other, group in enumerate(groups) if other != number])
+        kernel = (rest @ rest.T / 3 + 1) ** 3
+        expected = (kernel.sum() - kernel.trace()) / (len(rest) * (len(rest) - 1))
+        assert float(found) == pytest.approx(float(expected))
+    assert metrics._resampling_error(a, b) > 0
 
 
 # -- precision and recall ---------------------------------------------------------------------------------------------

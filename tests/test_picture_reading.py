@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from limner import picture_reading
-from limner.picture_reading import ALPHA, DEEP, FRAMES, ORIENTED, in_colour, in_order, look, read
+from limner.picture_reading import ALPHA, DEEP, FRAMES, INKS, ORIENTED, in_colour, in_order, may_pass, read, read_header
 from limner.sources import Refused
 from tests.picture_folders import draw
 
@@ -22,7 +22,7 @@ def encoded(picture, kind="PNG", **options):
 
 
 def looked(content):
-    return look(0, lambda: content)[1]
+    return read_header(0, lambda: content)[1]
 
 
 def pixels_of(content):
@@ -83,7 +83,7 @@ def test_a_file_that_cannot_be_fetched_comes_back_as_words():
     def gone():
         raise Refused("unreadable", "Permission denied")
 
-    assert look(3, gone) == (3, "unreadable: Permission denied")
+    assert read_header(3, gone) == (3, "unreadable: Permission denied")
     assert read(3, gone, b"") == (3, "unreadable: Permission denied")
 
 

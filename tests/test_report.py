@@ -21,6 +21,7 @@ from limner.report import (
     Sheet,
     Yardstick,
     render_report,
+    with_errors,
 )
 
 NOISE = np.random.default_rng(0).integers(0, 256, (32, 64, 1), dtype=np.uint8)
@@ -167,6 +168,15 @@ def test_the_most_important_figures_of_the_chosen_moment_stand_at_the_top():
     assert "3.5" not in top
     other = page(chosen="last").text
     assert "3.5" in other[: other.index("Pictures")]
+
+
+def test_an_error_stands_behind_its_figure_and_never_in_its_place():
+    figures = {"fd_classifier": 12.5, "fd_classifier_se": 0.31, "fd_classifier_infinity": 11.0, "sharpness_se": 3.0}
+    found = page(metrics={"best": figures})
+    assert "12.5" in found.text[: found.text.index("Pictures")]
+    assert "0.31" not in found.text[: found.text.index("Pictures")]
+    assert ["fd_classifier", "12.5 ± 0.31", "lower", MEANINGS["fd_"][1]] in found.rows
+    assert with_errors({"sharpness_se": 3.0}) == {"sharpness_se": "3"}, "of a figure that is not there it stays"
 
 
 def test_a_translation_has_its_own_headlines_yardsticks_and_safeguards():

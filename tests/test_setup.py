@@ -27,13 +27,14 @@ def test_the_lock_has_what_the_project_asks_for(project: Path, pins: list[Requir
     asked = [
         *document["dependencies"],
         *document["optional-dependencies"]["pipeline"],
+        *document["optional-dependencies"]["efficientnet"],
         *document["optional-dependencies"]["dev"],
     ]
     locked = {}
     for pin in pins:
         if pin.marker is None or pin.marker.evaluate():
             locked[canonicalize_name(pin.name)] = str(pin.specifier).removeprefix("==")
-    for requirement in map(Requirement, asked):
+    for requirement in (Requirement(each) for each in asked if not each.startswith("limner[")):
         assert locked[canonicalize_name(requirement.name)] in requirement.specifier, "make lock"
 
 

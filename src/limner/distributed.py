@@ -116,7 +116,18 @@ def first_alone(work: Callable[[], T]) -> T:
 
 def _wait() -> None:
     if processes() > 1:
-        dist.barrier()
+        dist.all_reduce(
+            torch.zeros(1)
+        )  # on the CPU: NCCL's barrier gives up after ten minutes, and work may take longer
+
+
+def same_everywhere(value: str) -> bool:
+    """Whether all processes have the same value. All have to ask."""
+    if processes() == 1:
+        return True
+    found = [""] * processes()
+    dist.all_gather_object(found, value)
+    return len(set(found)) == 1
 
 
 def anywhere(*flags: bool) -> list[bool]:

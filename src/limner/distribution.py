@@ -36,8 +36,10 @@ def kernel_name(extractor: Extractor) -> str:
 
 
 def _name(extractor: Extractor, *, published: str, others: str) -> str:
-    scaling = extractor.name.removeprefix(NAME)
-    return f"{others}_{scaling}" if scaling == extractor.name else f"{published}{scaling.replace('-', '_')}"
+    # Of these names only: the published network's view of tiles, for one, gives no FID.
+    scalings = {NAME: "", f"{NAME}-tf1": "_tf1", f"{NAME}-clean": "_clean"}
+    scaling = scalings.get(extractor.name)
+    return f"{others}_{extractor.name}" if scaling is None else f"{published}{scaling}"
 
 
 def draw_groups(count: int) -> Tensor:

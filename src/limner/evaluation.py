@@ -21,7 +21,7 @@ from torch import Tensor
 from limner import distributed
 from limner.distribution import GROUPS, distribution_metrics, frechet_name, perceptual_diversity
 from limner.errors import LimnerError
-from limner.features import Extractor, Recogniser, extract
+from limner.features import Extractor, Recogniser, extract, fit_for
 from limner.features.pixels import thumbnails
 from limner.frechet import Moments, frechet_distance
 from limner.metrics import class_entropy, mean_pairwise_distance, nearest
@@ -38,6 +38,10 @@ COPY_RULE = (
 )
 """Yoon et al. 2023 call a picture memorised where that ratio is under 1/3. On real handwriting 1/2 finds more copies
 that are noisy or blurred, and takes no held-out picture for one. A copy that is also shifted may go unfound."""
+
+STANDARD_ERRORS = (
+    f"Frechet: jackknife over {GROUPS} groups of the samples; kernel: the same of both sides; shares: binomial"
+)
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ def evaluate_pictures(
     A metric that the dataset does not allow (no classes, no validation split) is left out, and a note says so. The
     same pictures give the same figures. Raises LimnerError where pictures are too few or a figure is not finite.
     """
-    features = extract(extractor, torch.split(images, BATCH))
+    features = extract(fit_for(extractor, len(images)), torch.split(images, BATCH))
     small = torch.cat([thumbnails(piece, side=THUMBNAIL_SIDE) for piece in torch.split(images, BATCH)])
     found = distribution_metrics(features, reference=reference, extractor=extractor, settings=settings)
     classes = labels
@@ -247,6 +251,7 @@ def protocol_of(
         "features": extractor.name,
         "weights": extractor.identity,
         "resize": extractor.resize,
+        "reading": "as packed; transparency over black",
         "reference": reference.dataset,
         "reference_domain": reference.domain,
         "reference_split": "train",
@@ -254,7 +259,7 @@ def protocol_of(
         "held_out_pictures": str(0 if reference.validation is None else len(reference.validation.indices)),
         "covariance": "unbiased",
         "samples": str(samples),
-        "standard_errors": f"Frechet: jackknife, {GROUPS} groups of the samples; kernel: subsets; shares: binomial",
+        "standard_errors": STANDARD_ERRORS,
         "neighbours": str(settings.neighbours),
         "sure": str(settings.sure),
         "copy": COPY_RULE,

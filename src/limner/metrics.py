@@ -9,6 +9,7 @@ or classes.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,11 +19,15 @@ from limner.errors import LimnerError
 
 _DISTANCES_AT_ONCE = 2**24
 """Entries of the distance matrix that are held in memory at one time (128 MiB)."""
+GROUPS = 10
+"""Random parts of a set, each of which is left out once."""
+MOST_RESAMPLED = 5000
+"""Pictures of a side of which parts are left out."""
 
 
 @dataclass(frozen=True)
 class KernelDistance:
-    """Mean of the kernel distance over random subsets, and the standard error of that mean."""
+    """Mean of the kernel distance over random subsets, and how much it hangs on the choice of the pictures."""
 
     value: float
     standard_error: float
@@ -33,10 +38,11 @@ def kernel_distance(
 ) -> KernelDistance:
     """Kernel (inception) distance: the unbiased squared MMD under (x.y / D + 1)^3, so it may fall a little below 0.
 
-    Binkowski et al. 2018, arXiv:1801.01401. `subset_size` pictures are
-    drawn from each side without replacement, `subsets` times, with `rng` (on the CPU); where a side has fewer than
-    twice as many, half of it is drawn instead, so that the subsets still differ. The standard error says how much the
-    choice of subsets matters; it does not know how the value varies with the training seed.
+    Binkowski et al. 2018, arXiv:1801.01401. `subset_size` pictures are drawn from each side without replacement,
+    `subsets` times, with `rng` (on the CPU); where a side has fewer than twice as many, half of it is drawn instead, so
+    that the subsets still differ. The standard error is not that between the subsets, which have most pictures in
+    common and would make it several times too small: it adds to that the delete-a-group jackknife of both sides, on at
+    most MOST_RESAMPLED pictures of each.
     """
     size = min(subset_size, len(a_ND) // 2, len(b_MD) // 2)
     if size < 2 or subsets < 2:
@@ -44,32 +50,68 @@ def kernel_distance(
             f"A kernel distance needs at least 4 pictures on each side, not {len(a_ND)} and {len(b_MD)}.",
             fix="Give more pictures, or judge by another metric.",
         )
-    a_ND, b_MD = a_ND.double(), b_MD.double()
+
+    def draw(features: Tensor, count: int) -> Tensor:
+        return features[torch.randperm(len(features), generator=rng)[:count].to(features.device)].double()
+
     values = torch.tensor(
-        [
-            unbiased_squared_mmd(
-                a_ND[torch.randperm(len(a_ND), generator=rng)[:size].to(a_ND.device)],
-                b_MD[torch.randperm(len(b_MD), generator=rng)[:size].to(b_MD.device)],
-            )
-            for _ in range(subsets)
-        ],
-        dtype=torch.float64,
+        [unbiased_squared_mmd(draw(a_ND, size), draw(b_MD, size)) for _ in range(subsets)], dtype=torch.float64
     )
-    return KernelDistance(float(values.mean()), float(values.std()) / math.sqrt(subsets))
+    of_pictures = _resampling_error(draw(a_ND, MOST_RESAMPLED), draw(b_MD, MOST_RESAMPLED))
+    return KernelDistance(float(values.mean()), math.hypot(of_pictures, float(values.std()) / math.sqrt(subsets)))
+
+
+def _resampling_error(a_ND: Tensor, b_MD: Tensor) -> float:
+    """Standard error of the squared MMD of two sets in an order by chance: each group of each side left out in turn."""
+    a, b = (torch.tensor_split(side, min(GROUPS, len(side) // 2)) for side in (a_ND, b_MD))
+    inside = [_KernelSums.of(side) for side in (a, b)]
+    between = torch.stack([torch.stack([_kernel(x, y).sum() for y in b]) for x in a])
+    variance = 0.0
+    for side, other, across in ((inside[0], inside[1], between), (inside[1], inside[0], between.T)):
+        rest = side.counts.sum() - side.counts
+        mean_across = (across.sum() - across.sum(1)) / (rest * other.counts.sum())
+        without = side.means_without_each() - 2 * mean_across
+        groups = len(without)
+        variance += float((groups - 1) / groups * (without - without.mean()).square().sum())
+    return math.sqrt(variance)
+
+
+@dataclass(frozen=True)
+class _KernelSums:
+    """Sums of the kernel within a set that is cut into groups [G]."""
+
+    counts: Tensor
+    pairs: Tensor
+    """[G, G]"""
+    selves: Tensor
+    """[G], of each picture with itself."""
+
+    @classmethod
+    def of(cls, groups: Sequence[Tensor]) -> _KernelSums:
+        pairs = torch.stack([torch.stack([_kernel(x, y).sum() for y in groups]) for x in groups])
+        selves = torch.stack([(x.square().sum(1) / x.shape[1] + 1).pow(3).sum() for x in groups])
+        return cls(pairs.new_tensor([len(group) for group in groups]), pairs, selves)
+
+    def means_without_each(self) -> Tensor:
+        """[G]: the mean over all pairs of different pictures, with each group left out in turn."""
+        rest = self.counts.sum() - self.counts
+        pairs = self.pairs.sum() - 2 * self.pairs.sum(1) + self.pairs.diagonal()
+        return (pairs - (self.selves.sum() - self.selves)) / (rest * (rest - 1))
 
 
 def unbiased_squared_mmd(a_ND: Tensor, b_MD: Tensor) -> float:
     """Unbiased squared maximum mean discrepancy of two samples under the kernel (x.y / D + 1)^3."""
 
-    def kernel(x: Tensor, y: Tensor) -> Tensor:
-        return torch.addmm(x.new_ones(()), x, y.T, alpha=1 / x.shape[1]).pow_(3)
-
     def mean_off_diagonal(square: Tensor) -> Tensor:
         return (square.sum() - square.trace()) / (len(square) * (len(square) - 1))
 
     return float(
-        mean_off_diagonal(kernel(a_ND, a_ND)) + mean_off_diagonal(kernel(b_MD, b_MD)) - 2 * kernel(a_ND, b_MD).mean()
+        mean_off_diagonal(_kernel(a_ND, a_ND)) + mean_off_diagonal(_kernel(b_MD, b_MD)) - 2 * _kernel(a_ND, b_MD).mean()
     )
+
+
+def _kernel(x_ND: Tensor, y_MD: Tensor) -> Tensor:
+    return torch.addmm(x_ND.new_ones(()), x_ND, y_MD.T, alpha=1 / x_ND.shape[1]).pow_(3)
 
 
 @dataclass(frozen=True)
@@ -157,6 +199,7 @@ class _InBalls:
 
 def _in_balls(queries_ND: Tensor, centres_MD: Tensor, neighbours: int) -> _InBalls:
     # The nearest centre of a centre is itself, hence one neighbour more.
+    centres_MD = centres_MD.double()  # once, and not again for every piece
     radii_M = nearest(centres_MD, centres_MD, neighbours=neighbours + 1).distances[:, -1]
     balls, met = [], torch.zeros_like(radii_M, dtype=torch.bool)
     for rows in _chunks(queries_ND, len(centres_MD)):
@@ -217,6 +260,7 @@ class Nearest:
 
 def nearest(queries_ND: Tensor, targets_MD: Tensor, *, neighbours: int) -> Nearest:
     """The `neighbours` nearest targets of every query, in pieces that fit into memory."""
+    targets_MD = targets_MD.double()
     found = [
         torch.topk(_distances(rows, targets_MD), neighbours, dim=1, largest=False)
         for rows in _chunks(queries_ND, len(targets_MD))

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from limner.sources import Content, Refused
+from limner.sources import Content, Reason, Refused
 from limner.sources.decode import FORMATS
 
 MOST_PIXELS = 178_956_970
@@ -32,13 +32,17 @@ T = TypeVar("T")
 Size = tuple[int, int]
 """Width and height."""
 
-ALPHA, ORIENTED, FRAMES, DEEP = "alpha", "orientation", "frames", "deep"
+ALPHA, ORIENTED, FRAMES, DEEP, INKS = "alpha", "orientation", "frames", "deep", "inks"
 TRAITS = {
     ALPHA: "with transparency: it is dropped, as the reference tools do",
     ORIENTED: "with an EXIF orientation: it is not applied, as the reference tools do",
     FRAMES: "with several frames: the first is used",
-    DEEP: "with more than 8 bits a channel: Pillow cuts them off, as in the reference tools",
+    DEEP: "with more than 8 bits of grey: Pillow does not scale them but clips at 255, as in the reference tools, so that "
+    "16 bits become nearly white; save them with 8 bits first",
+    INKS: "with inks for colours (CMYK): they are converted without their colour profile, as in the reference tools",
 }
+
+_UNREADABLE: Reason = "unreadable"
 
 
 @dataclass(frozen=True)
@@ -52,17 +56,17 @@ class Header:
     """Of TRAITS."""
 
 
-def look(number: int, fetch: Callable[[], Content]) -> tuple[int, Header | str]:
+def read_header(number: int, fetch: Callable[[], Content]) -> tuple[int, Header | str]:
     """What a file's header says; the text is what is wrong with it."""
     try:
         content = fetch()
         assert isinstance(content, bytes)
         picture = _open(content)
         return number, Header(picture.size, hashlib.sha256(content).digest(), tuple(_traits(picture)))
-    except Refused as refused:
-        return number, _in_words(refused)
+    except MemoryError:
+        raise
     except Exception as error:  # noqa: BLE001 - see read
-        return number, _in_words(Refused("damaged", str(error) or type(error).__name__))
+        return number, _in_words(error)
 
 
 def read(number: int, fetch: Callable[[], Content], digest: bytes) -> tuple[int, NDArray[np.uint8] | str]:
@@ -72,35 +76,17 @@ def read(number: int, fetch: Callable[[], Content], digest: bytes) -> tuple[int,
         if isinstance(content, np.ndarray):
             return number, in_colour(content)
         if hashlib.sha256(content).digest() != digest:
-            raise Refused("unreadable", "it was changed while the pictures were read")
+            raise Refused(_UNREADABLE, "it was changed while the pictures were read")
         return number, np.asarray(_open(content).convert("RGB"))
-    except Refused as refused:
-        return number, _in_words(refused)
+    except MemoryError:  # of this machine at this moment: no fault of the picture
+        raise
     except Exception as error:  # noqa: BLE001 - on damaged input Pillow raises nearly anything: OSError, struct.error, ...
-        return number, _in_words(Refused("damaged", str(error) or type(error).__name__))
+        return number, _in_words(error)
 
 
-def _open(content: bytes) -> Image.Image:
-    try:
-        picture = Image.open(io.BytesIO(content), formats=FORMATS)
-    except UnidentifiedImageError:
-        raise Refused("not a picture", f"the content is none of {', '.join(FORMATS)}, whatever the name says") from None
-    width, height = picture.size
-    if width * height > MOST_PIXELS:
-        raise Refused("too large", f"{width}x{height}")
-    return picture
-
-
-def _traits(picture: Image.Image) -> Iterator[str]:
-    if picture.has_transparency_data:
-        yield ALPHA
-    # Asked for it, Pillow decodes a whole PNG to find out that it has no EXIF.
-    if (picture.format != "PNG" or "exif" in picture.info) and picture.getexif().get(0x0112, 1) != 1:
-        yield ORIENTED
-    if getattr(picture, "is_animated", False) and picture.format != "MPO":
-        yield FRAMES
-    if picture.mode.startswith("I") or picture.mode == "F":
-        yield DEEP
+def may_pass(words: str) -> bool:
+    """Whether what is wrong with a picture lies in reading it this time, and not in its contents."""
+    return words.startswith(_UNREADABLE)
 
 
 def in_colour(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -128,5 +114,34 @@ def in_order(pool: ThreadPoolExecutor, jobs: Iterable[tuple[Callable[[], T], int
             future.cancel()
 
 
-def _in_words(refused: Refused) -> str:
-    return ": ".join(filter(None, (refused.reason, refused.detail)))
+def _open(content: bytes) -> Image.Image:
+    try:
+        picture = Image.open(io.BytesIO(content), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise Refused("not a picture", f"the content is none of {', '.join(FORMATS)}, whatever the name says") from None
+    width, height = picture.size
+    if width * height > MOST_PIXELS:
+        raise Refused("too large", f"{width}x{height}")
+    return picture
+
+
+def _traits(picture: Image.Image) -> Iterator[str]:
+    if picture.has_transparency_data:
+        yield ALPHA
+    # Asked for it, Pillow decodes a whole PNG to find out that it has no EXIF.
+    if (picture.format != "PNG" or "exif" in picture.info) and picture.getexif().get(0x0112, 1) != 1:
+        yield ORIENTED
+    if getattr(picture, "is_animated", False) and picture.format != "MPO":
+        yield FRAMES
+    if picture.mode.startswith("I") or picture.mode == "F":
+        yield DEEP
+    if picture.mode == "CMYK":
+        yield INKS
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, Refused):
+        return ": ".join(filter(None, (error.reason, error.detail)))
+    # What the system could not do has a number; Pillow raises OSError for damaged contents as well, without one.
+    passing = isinstance(error, OSError) and error.errno is not None
+    return f"{_UNREADABLE if passing else 'damaged'}: {error or type(error).__name__}"

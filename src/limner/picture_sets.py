@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from limner.errors import LimnerError, suggest
 from limner.packing import MANIFEST, PackedDataset, SplitName
-from limner.picture_reading import ALPHA, LARGEST_FILE, TRAITS, Size, in_order, look, read
+from limner.picture_reading import ALPHA, LARGEST_FILE, TRAITS, Size, in_order, read, read_header
 from limner.reference import selection
 from limner.sources import Content, Reason, SetAside
 from limner.sources.archive import scan_archive
@@ -215,7 +215,7 @@ def _look_over(path: Path, kind: str, tree: Tree, options: ReadOptions) -> Pictu
     content, damaged, seen, traits = hashlib.sha256(), {}, {}, Counter[str]()
     sizes = Counter[Size]()
     with quiet_pillow(), ThreadPoolExecutor(options.workers) as pool:
-        jobs = ((partial(look, number, fetch), 0) for number, fetch in walk())
+        jobs = ((partial(read_header, number, fetch), 0) for number, fetch in walk())
         for number, found in in_order(pool, jobs, most=8 * options.workers):
             if isinstance(found, str):
                 damaged[number] = found

@@ -24,6 +24,8 @@ class QuickJudging:
 
     batches: list[Pictures] | list[UnpairedPictures]
     judge: Callable[[Tensor], dict[str, float]]
+    extractor: str
+    """Its identity."""
 
 
 def open_quick_judging(
@@ -43,11 +45,12 @@ def open_quick_judging(
         extractor = open_extractor(settings, packed, device=device, ports=ports)
         judge = QuickJudge(open_reference(packed, extractor, cache=ports.cache), extractor, sure=settings.sure)
         batches = judged_batches(packed, count=settings.judge_samples, seed=settings.seed, device=device)
-        return QuickJudging(list(batches), judge)
+        return QuickJudging(list(batches), judge, extractor.identity)
     split: SplitName = "validation" if task == "paired" else "train"
     held_out = open_held_out(packed, count=settings.judge_samples, split=split)
     extractor = fitting_extractor(
         open_extractor(settings, packed, domain="target", device=device, ports=ports), held_out
     )
     reference = open_reference(packed, extractor, domain="target", cache=ports.cache)
-    return QuickJudging(list(held_out.batches(device)), TransferJudge(held_out, reference, extractor, task=task))
+    judge_transfer = TransferJudge(held_out, reference, extractor, task=task)
+    return QuickJudging(list(held_out.batches(device)), judge_transfer, extractor.identity)

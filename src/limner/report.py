@@ -232,7 +232,7 @@ def with_errors(metrics: Mapping[str, float]) -> dict[str, str]:
     return {
         name: f"{value:.4g}" + (f" ± {errors[name]:.2g}" if name in errors else "")
         for name, value in metrics.items()
-        if not name.endswith(ERROR_ENDINGS)
+        if not (name.endswith(ERROR_ENDINGS) and name[:-3] in metrics)
     }
 
 
@@ -247,7 +247,7 @@ def _explained(metrics: Mapping[str, Mapping[str, str]]) -> list[tuple[str, str,
 
 def _headlines(metrics: Mapping[str, float], headlines: Mapping[str, tuple[str, str]]) -> Iterator[tuple[str, str]]:
     """Value and words for each figure that deserves to be seen first."""
-    found = {_family(name): value for name, value in metrics.items()}
+    found = {_family(name): value for name, value in metrics.items() if not name.endswith(ERROR_ENDINGS)}
     for family, (words, form) in headlines.items():
         if family in found:
             yield form.format(found[family]), words

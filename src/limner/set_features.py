@@ -19,8 +19,9 @@ from torch import Tensor
 from limner.distribution import FEWEST_IN_GROUPS, GROUPS, draw_groups
 from limner.errors import LimnerError
 from limner.features import Extractor, extract, fit_for
-from limner.features.cache import Tensors, load_or_build
+from limner.features.cache import Tensors, keep, load, load_or_build
 from limner.frechet import Gaussian, Moments
+from limner.picture_reading import may_pass
 from limner.picture_sets import PictureBatch, PictureSet, Reader, ReadOptions, refuse_damaged
 from limner.reference import selection
 
@@ -81,12 +82,18 @@ def features_of_set(
     def seen() -> tuple[Tensors, Tensors]:
         return _see(pictures, extractor, options, keep_features=keep_features, progress=progress)
 
-    def keep(kind: str, part: int) -> Tensors:
-        return load_or_build(folder, kind, depends_on, lambda: seen()[part]) if folder else seen()[part]
+    def once(kind: str, part: int) -> Tensors:
+        kept = load(folder, kind, depends_on) if folder else None
+        if kept is not None:
+            return kept
+        # The digest is of intact contents: a picture that can be read another time must not be missing for good.
+        if folder and not any(map(may_pass, _damaged(seen()[0]).values())):
+            return keep(folder, kind, depends_on, seen()[part])
+        return seen()[part]
 
-    features = keep("set-features", 1)["features"] if keep_features else None
-    tensors = keep("set-moments", 0)
-    damaged = {int(number): why for number, why in json.loads(bytes(tensors.pop("damaged").tolist())).items()}
+    features = once("set-features", 1)["features"] if keep_features else None
+    tensors = once("set-moments", 0)
+    damaged = _damaged(tensors)
     if not options.skip_damaged:
         refuse_damaged(pictures, damaged)
     return SetFeatures(_groups(tensors), features, damaged, depends_on)
@@ -182,6 +189,10 @@ class _Kept:
         if self._features is None:
             return torch.empty(0, 0)
         return self._features if self._there.all() else self._features[self._there]
+
+
+def _damaged(tensors: Tensors) -> dict[int, str]:
+    return {int(number): why for number, why in json.loads(bytes(tensors["damaged"].tolist())).items()}
 
 
 def _groups(tensors: Tensors) -> tuple[Moments, ...]:

@@ -26,7 +26,7 @@ from limner.evaluation import (
     protocol_of,
     refuse_not_finite,
 )
-from limner.features import Extractor, Recogniser, extract
+from limner.features import Extractor, Recogniser, extract, fit_for
 from limner.features.pixels import thumbnails
 from limner.features.staged import Staged, perceptual_differences
 from limner.features.tiles import Tiles
@@ -161,7 +161,8 @@ def evaluate_transfer(
     `cycled` are the results brought back, where the model knows the way. What the dataset does not allow (no truth, no
     labels, no validation split) is left out, and a note says so. Raises LimnerError where a figure is not finite.
     """
-    features, untouched = (extract(extractor, torch.split(images, BATCH)) for images in (results, held_out.sources))
+    fit = fit_for(extractor, len(results))
+    features, untouched = (extract(fit, torch.split(images, BATCH)) for images in (results, held_out.sources))
     small = torch.cat([thumbnails(piece, side=THUMBNAIL_SIDE) for piece in torch.split(results, BATCH)])
     found = distribution_metrics(features, reference=reference, extractor=extractor, settings=settings)
     found |= _style_yardsticks(found, untouched, reference=reference, extractor=extractor)

@@ -107,4 +107,4 @@ def _copies(metrics: Mapping[str, float]) -> Safeguard:
 
 
 def _is_distance_of_source(name: str) -> bool:
-    return name == "fid_source" or (name.startswith("fd_") and name.endswith("_source"))
+    return name.startswith(("fid", "fd_")) and name.endswith("_source")

@@ -1,4 +1,4 @@
-"""How a picture is brought to the size that a network looks at: the four ways that published distances were taken in.
+"""How a picture is brought to the size that a network looks at: the three ways that published distances were taken in.
 
 They differ visibly in what comes out, so a distance is told with its resize. Of the order of a tenth of its value hangs
 on it: Parmar et al. 2022, arXiv:2104.11222.

@@ -300,6 +300,12 @@ def _judge(
 
     quick, seed = distributed.first_alone(open_judge), settings.evaluate.seed
     batches = quick.batches
+    if not distributed.same_everywhere(quick.extractor):
+        raise LimnerError(
+            "The processes judge by different extractors, so their figures cannot be put together.",
+            why="On machines that share no folder each has trained its own classifier, and they came out unlike.",
+            fix="Give all of them one cache folder: LIMNER_CACHE on a disk that they share.",
+        )
 
     def judge(product: nn.Module) -> Mapping[str, float]:
         return quick.judge(
