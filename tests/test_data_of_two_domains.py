@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from limner import data
-from limner.data import Augmentation, judged_batches, open_batches, refuse_other_task, showcase_batch
+from limner.data import Augmentation, open_batches, refuse_other_task, showcase_batch
 from limner.errors import LimnerError
 from limner.tasks import Pairs, Pictures, UnpairedPictures
 from tests.packed import pack
@@ -166,49 +166,12 @@ def test_a_method_eats_its_own_kind_and_pairs_can_be_eaten_as_if_they_were_none(
                 open_batches(dataset, task=task, batch=2, seed=0, device=CPU)
 
 
-# -- judging and showing ----------------------------------------------------------------------------------------------
+# -- showing ----------------------------------------------------------------------------------------------
 
 
-def judged(dataset, *, task, count, split="validation", seed=0):
-    return list(judged_batches(dataset, task=task, count=count, seed=seed, device=CPU, split=split))
-
-
-@pytest.mark.parametrize("task", ["unpaired", "paired"])
-def test_a_translation_is_judged_on_every_source_once_and_with_the_truth_where_there_is_one(tmp_path, task):
-    dataset = two_domains(tmp_path / "x", task="paired", labels=("source",))
-    (batch,) = judged(dataset, task=task, count=50)
-    assert isinstance(batch, Pairs)
-    assert numbers(batch.source) == numbers(batch.target) == list(range(100, 107))
-    assert batch.source.labels.tolist() == [n % 3 for n in range(7)]
-    assert batch.target.labels is None
-
-
-def test_of_a_larger_split_a_choice_is_judged_that_depends_on_the_seed_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "JUDGED_AT_ONCE", 4)
-    dataset = two_domains(tmp_path / "x", task="paired")
-
-    def chosen(seed):
-        found = judged(dataset, task="unpaired", count=10, split="train", seed=seed)
-        assert [len(batch.source.images) for batch in found] == [4, 4, 2]
-        assert all(numbers(batch.source) == numbers(batch.target) for batch in found)
-        return [n for batch in found for n in numbers(batch.source)]
-
-    assert chosen(0) == chosen(0) != chosen(1)
-    assert len(set(chosen(0))) == 10
-
-
-def test_sources_without_pairs_are_judged_beside_any_targets(tmp_path):
-    dataset = two_domains(tmp_path / "x", task="unpaired", validation=(7, 2))
-    (batch,) = judged(dataset, task="unpaired", count=50)
-    assert isinstance(batch, UnpairedPictures)
-    assert (numbers(batch.source), len(batch.target.images)) == (list(range(100, 107)), 7)
-
-
-def test_an_empty_split_cannot_be_judged_or_shown(tmp_path):
+def test_an_empty_split_cannot_be_shown(tmp_path):
     dataset = two_domains(tmp_path / "x", task="unpaired", validation=(0, 2))
     with pytest.raises(LimnerError, match=r"validation split of the dataset has no picture\.\nPrepare it again with"):
-        judged(dataset, task="unpaired", count=5)
-    with pytest.raises(LimnerError, match="validation split of the dataset has no picture"):
         showcase_batch(dataset, task="unpaired", split="validation", count=3, device=CPU)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol, overload
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -184,58 +184,16 @@ class _TwoSides:
         return self.together(self.source.at(step, part=part, parts=parts), self.target.at(step, part=part, parts=parts))
 
 
-@overload
-def judged_batches(
-    dataset: PackedDataset,
-    *,
-    task: Literal["pictures"] = "pictures",
-    count: int,
-    seed: int,
-    device: torch.device,
-    split: SplitName = "train",
-) -> Iterator[Pictures]: ...
-@overload
-def judged_batches(
-    dataset: PackedDataset,
-    *,
-    task: Literal["unpaired", "paired"],
-    count: int,
-    seed: int,
-    device: torch.device,
-    split: SplitName = "train",
-) -> Iterator[Translated]: ...
-def judged_batches(
-    dataset: PackedDataset,
-    *,
-    task: TaskName = "pictures",
-    count: int,
-    seed: int,
-    device: torch.device,
-    split: SplitName = "train",
-) -> Iterator[Batch]:
-    """Batches for judging a product on `count` results.
+def judged_batches(dataset: PackedDataset, *, count: int, seed: int, device: torch.device) -> Iterator[Pictures]:
+    """Batches for judging a product on `count` results: real pictures, and labels as frequent as in training.
 
-    For `pictures`: real pictures, and labels as frequent as in training; in an order that begins anew where the split
-    is used up. For a translation: sources of the split, each once; of a larger split a random choice, of any other
-    all, in order. With them `Pairs` where the dataset is paired, whatever the method needs, else `UnpairedPictures`.
-    Raises LimnerError where the split is empty.
+    In an order that begins anew where the training split is used up. Raises LimnerError where it is empty.
     """
-    if task == "pictures":
-        batches = PictureBatches(dataset.split(split), batch=JUDGED_AT_ONCE, seed=seed, device=device)
-        for start in range(0, count, JUDGED_AT_ONCE):
-            pictures, rest = batches.at(start // JUDGED_AT_ONCE), count - start
-            labels = None if pictures.labels is None else pictures.labels[:rest]
-            yield Pictures(pictures.images[:rest], labels)
-        return
-    source, target = (_filled(dataset.split(split, domain), split) for domain in ("source", "target"))
-    chosen = np.arange(source.count)
-    if count < source.count:
-        chosen = torch.randperm(source.count, generator=generator(seed, "judged"))[:count].numpy()
-    beside = chosen % target.count  # the partners, where there are as many as there are sources
-    for start in range(0, len(chosen), JUDGED_AT_ONCE):
-        here = slice(start, start + JUDGED_AT_ONCE)
-        sides = (_read(source, chosen[here], device), _read(target, beside[here], device))
-        yield Pairs(*sides) if dataset.task == "paired" else UnpairedPictures(*sides)
+    batches = PictureBatches(dataset.split("train"), batch=JUDGED_AT_ONCE, seed=seed, device=device)
+    for start in range(0, count, JUDGED_AT_ONCE):
+        pictures, rest = batches.at(start // JUDGED_AT_ONCE), count - start
+        labels = None if pictures.labels is None else pictures.labels[:rest]
+        yield Pictures(pictures.images[:rest], labels)
 
 
 def showcase(split: Split, *, count: int, device: torch.device) -> Pictures:

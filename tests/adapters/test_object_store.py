@@ -120,7 +120,7 @@ def test_a_file_that_cannot_be_fetched_leaves_what_was_there(store, tmp_path):
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"got": b"old"}
 
 
-@pytest.mark.parametrize("url", ["gs://bucket/a", "s3:///a", "bucket/a", "s3://", "s3://bucket/a?b=c"])
+@pytest.mark.parametrize("url", ["gs://bucket/a", "s3:///a", "bucket/a", "s3://", "s3://bucket/a?b=c", "s3://[b"])
 def test_what_is_no_place_in_a_bucket_is_refused(url):
     with pytest.raises(LimnerError, match=r"(?s)is not a place.*s3://BUCKET/PREFIX.*AWS_ENDPOINT_URL"):
         S3Store(url)

@@ -39,7 +39,10 @@ class S3Store:
 
     def __init__(self, url: str) -> None:
         """Nothing is asked of the server yet. Raises LimnerError where the url, or AWS_ENDPOINT_URL, is none."""
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError:  # an unclosed bracket, which begins an address of IPv6
+            parts = urlsplit("")
         if parts.scheme != "s3" or not parts.netloc or parts.query or parts.fragment:
             raise LimnerError(
                 f"{url!r} is not a place in an object store.",
