@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
@@ -18,100 +17,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
+from limner.metric_words import explained, headlines, with_errors
 from limner.pixels import encode_png
-
-MEANINGS = {
-    "fid": ("lower", "Fréchet inception distance to the training pictures; 0 is equal"),
-    "fd_": ("lower", "Fréchet distance of the features to those of the training pictures; 0 is equal"),
-    "fid_infinity": (
-        "",
-        "the same extrapolated from N and N/2 to endlessly many pictures: what few pictures add is gone",
-    ),
-    "fd_infinity_": (
-        "",
-        "the same extrapolated from N and N/2 to endlessly many pictures: what few pictures add is gone",
-    ),
-    "fid_source": ("", "the same of the untouched sources"),
-    "fd_source_": ("", "the same of the untouched sources"),
-    "fid_real": ("", "the same of held-out targets: what being real gives"),
-    "fd_real_": ("", "the same of held-out targets: what being real gives"),
-    "fid_ratio": ("lower", "the first over that of the untouched sources; 1 is no nearer to the style than they are"),
-    "fd_ratio_": ("lower", "the first over that of the untouched sources; 1 is no nearer to the style than they are"),
-    "kid": ("lower", "kernel inception distance; near 0 is equal"),
-    "kd_": ("lower", "kernel distance of the features; near 0 is equal"),
-    "precision_": ("higher", "share of the pictures that lie among real ones"),
-    "recall_": ("higher", "share of the real pictures that lie among generated ones"),
-    "density_": ("near 1", "in how many real pictures' surroundings a picture lies, over what is usual for real ones"),
-    "coverage_": ("higher", "share of the real pictures that have a generated one in their surroundings"),
-    "inception_": ("higher", "how sure the network is of each picture's class, and how many classes there are"),
-    "sure_share": ("higher", "share of the pictures whose class the classifier is sure of"),
-    "sure_share_real": ("", "the same of held-out real pictures"),
-    "sure_share_ratio": ("higher", "how readable the pictures are: the first over the second"),
-    "class_entropy": ("higher", "how evenly the classes are drawn; 1 is even"),
-    "label_agreement": ("higher", "share of the pictures that are read as the class they were made for"),
-    "label_agreement_source": ("", "the same of the untouched sources"),
-    "label_agreement_real": ("", "the same of held-out real pictures: how good the classifier is"),
-    "l1": ("lower", "mean difference to the truth, a share of the grey scale"),
-    "l1_identity": ("", "the same of the untouched sources"),
-    "l1_ratio": ("lower", "the first over the second; 1 is no nearer to the truth than the sources are"),
-    "psnr": ("higher", "peak signal to noise against the truth, decibels"),
-    "psnr_identity": ("", "the same of the untouched sources"),
-    "ssim": ("higher", "structural similarity to the truth; 1 is equal"),
-    "ssim_identity": ("", "the same of the untouched sources"),
-    "ssim_source": ("", "structural similarity to the sources; 1 is unchanged"),
-    "ms_ssim": ("higher", "structural similarity to the truth at five scales; 1 is equal"),
-    "ms_ssim_identity": ("", "the same of the untouched sources"),
-    "ms_ssim_source": ("", "structural similarity to the sources at five scales; 1 is unchanged"),
-    "perceptual_distance_": (
-        "lower",
-        "how differently result and source look to the extractor, place by place",
-    ),
-    "perceptual_distance_truth_": ("lower", "the same of result and truth"),
-    "feature_": ("lower", "difference of the features to the source's, each brought to length 1; 0 is equal"),
-    "feature_unrelated_": ("", "the same to another picture's source: what keeping nothing would give"),
-    "cycle_l1": ("lower", "mean difference of a source and its result brought back, a share of the grey scale"),
-    "change": ("", "mean difference of result and source, a share of the grey scale"),
-    "identity_share": ("lower", "share of the results that hardly differ from their sources"),
-    "colour_correlation": ("", "correlation of the pixels of result and source; -1 is a negative"),
-    "inverted_share": ("lower", "share of the results that look like negatives of their sources"),
-    "inverted_share_truth": ("", "the same of the truth"),
-    "checkerboard": ("near 1", "how much patterns of 2 or 4 pixels stand out, over real targets"),
-    "within_class_diversity": ("near 1", "how varied a class is, over the real pictures'; 0 is always the same one"),
-    "diversity": ("near 1", "how varied the pictures are, over the real ones; 0 is always the same one"),
-    "perceptual_diversity_": ("near 1", "how differently two pictures look to the extractor, over two real ones"),
-    "copy_share": ("lower", "share of the pictures that copy a training picture"),
-    "copy_share_real": ("", "the same of held-out real pictures"),
-    "novelty": ("near 1", "median distance to the nearest training picture, over that of held-out real pictures"),
-}
-"""A metric, or how a family of them begins -> which way is better, and what it says; in the order of the table."""
-ENDINGS = ("infinity", "source", "ratio", "real", "truth", "unrelated")
-"""What may stand behind the extractor in a name and makes a family of its own."""
-
-ERROR_ENDINGS = ("_se", "_sd")
-"""Of standard errors and deviations, which stand behind what they belong to."""
-
-HEADLINES = {
-    "fid": ("Fréchet inception distance", "{:.2f}"),
-    "fd_": ("Fréchet distance", "{:.3g}"),
-    "sure_share_ratio": ("as readable as real pictures", "{:.1%}"),
-    "class_entropy": ("evenness of the classes", "{:.1%}"),
-    "within_class_diversity": ("as varied within a class as real pictures", "{:.0%}"),
-    "diversity": ("as varied as real pictures", "{:.0%}"),
-    "copy_share": ("copies of training pictures", "{:.2%}"),
-}
-"""A metric, or how a family of them begins -> the words and the form in which it stands at the top."""
-
-TRANSFER_HEADLINES = {
-    "l1_ratio": ("of the untouched sources' error", "{:.0%}"),
-    "fid_ratio": ("of the untouched sources' distance to the style", "{:.0%}"),
-    "fd_ratio_": ("of the untouched sources' distance to the style", "{:.0%}"),
-    "label_agreement": ("are read as what their sources show", "{:.1%}"),
-    "ssim_source": ("structural similarity to the sources", "{:.2f}"),
-    "within_class_diversity": ("as varied within a class as real targets", "{:.0%}"),
-    "diversity": ("as varied as real targets", "{:.0%}"),
-    "copy_share": ("copies of training pictures", "{:.2%}"),
-}
-"""The same of a model that translates."""
 
 PLOT_TITLES = {
     "loss": "Losses",
@@ -201,56 +108,15 @@ def render_report(content: ReportContent) -> str:
     shown = {moment: with_errors(figures) for moment, figures in content.metrics.items()}
     return environment.get_template("report.html.j2").render(
         content=content,
-        metrics=_explained(shown),
+        metrics=explained(shown),
         shown=shown,
-        headlines=list(_headlines(content.metrics[content.chosen], content.exhibits.headlines)),
+        headlines=list(headlines(content.metrics[content.chosen], content.exhibits.headlines)),
         sheets=[(sheet, _sheet_uri(sheet)) for sheet in content.exhibits.sheets],
         sharp=SHARP_SHEET,
         distances=_uri(_distances_svg(content.distances), "svg+xml") if content.distances else "",
         plots=[(title, _uri(svg, "svg+xml")) for title, svg in _curves(content.journal)],
         events=[line for line in content.journal if "event" in line],
     )
-
-
-# -- figures ----------------------------------------------------------------------------------------------------------
-
-
-def _family(name: str) -> str:
-    """The key of a metric's name in the tables above. How pictures were scaled for Inception makes no other family."""
-    name = re.sub("^([fk]id)_(tf1|clean)", r"\1", name)
-    if name in MEANINGS:
-        return name
-    ending = next((ending for ending in ENDINGS if name.endswith(f"_{ending}")), "")
-    words = name.split("_")
-    beginning = "_".join(words[: 2 if words[0] == "perceptual" else 1])
-    return f"{beginning}_{ending}{'_' if ending else ''}"
-
-
-def with_errors(metrics: Mapping[str, float]) -> dict[str, str]:
-    """Figures as they are read, each with its standard error (or deviation) behind it where it has one."""
-    errors = {name[:-3]: value for name, value in metrics.items() if name.endswith(ERROR_ENDINGS)}
-    return {
-        name: f"{value:.4g}" + (f" ± {errors[name]:.2g}" if name in errors else "")
-        for name, value in metrics.items()
-        if not (name.endswith(ERROR_ENDINGS) and name[:-3] in metrics)
-    }
-
-
-def _explained(metrics: Mapping[str, Mapping[str, str]]) -> list[tuple[str, str, str]]:
-    """Name, better direction and meaning of every metric there is; unknown ones last."""
-    order = list(MEANINGS)
-    names = dict.fromkeys(name for figures in metrics.values() for name in figures)
-    known = sorted((name for name in names if _family(name) in MEANINGS), key=lambda name: order.index(_family(name)))
-    unknown = [(name, "", "") for name in names if name not in known]
-    return [(name, *MEANINGS[_family(name)]) for name in known] + unknown
-
-
-def _headlines(metrics: Mapping[str, float], headlines: Mapping[str, tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """Value and words for each figure that deserves to be seen first."""
-    found = {_family(name): value for name, value in metrics.items() if not name.endswith(ERROR_ENDINGS)}
-    for family, (words, form) in headlines.items():
-        if family in found:
-            yield form.format(found[family]), words
 
 
 # -- pictures ---------------------------------------------------------------------------------------------------------

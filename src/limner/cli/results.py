@@ -8,10 +8,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from limner.metric_words import with_errors
+
 
 def show(result: Any, *, as_json: bool) -> None:
     """Print a step's result, a dataclass."""
     rows = {name.replace("_", " "): value for name, value in asdict(result).items()}
+    if "metrics" in rows:
+        rows["metrics"] = with_errors(rows["metrics"])
     if as_json:
         print_json(asdict(result))
     else:

@@ -14,6 +14,7 @@ from limner.cli import places
 from limner.cli.options import PARAMS, AsJson, Overrides, ParamsFile
 from limner.cli.results import figures, print_json, print_table
 from limner.errors import LimnerError
+from limner.metric_words import with_errors
 
 app = typer.Typer()
 
@@ -87,8 +88,6 @@ def _row(name: str, result: dict[str, Any]) -> tuple[str, str, str, str]:
 
 
 def _metrics(found: dict[str, float]) -> str:
-    from limner.report import with_errors
-
     return "\n".join(f"{name} {value}" for name, value in with_errors(found).items())
 
 

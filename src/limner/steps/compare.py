@@ -3,27 +3,51 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from limner.distribution import frechet_name, inception_score_figures, kernel_name
+from limner.distribution import GROUPS, frechet_name, inception_score_figures, kernel_name
 from limner.errors import LimnerError
-from limner.evaluation import refuse_not_finite
 from limner.features import Classifying, Extractor, inception_2015
-from limner.features.pretrained import fetch_weights, open_pretrained
+from limner.features.pretrained import fetch_weights, open_pretrained, refuse_without_effect
 from limner.frechet import Gaussian, estimate_frechet, frechet_distance
 from limner.metrics import density_coverage, kernel_distance, precision_recall
 from limner.picture_sets import PictureSet, open_pictures
 from limner.ports import Ports
 from limner.randomness import generator
 from limner.reference import selection
-from limner.set_features import with_kept_root
-from limner.statistics_files import Statistics, is_statistics_file, read_statistics, write_statistics
-from limner.steps.compare_sides import CompareOptions, Looked, Progress, Shown, Side, look, notes_on, refuse_too_few
+from limner.set_features import MOST_KEPT, with_kept_root
+from limner.statistics_files import (
+    Statistics,
+    is_statistics_file,
+    read_statistics,
+    refuse_unwritable,
+    write_statistics,
+)
+from limner.steps.compare_sides import (
+    HEADERS,
+    CompareOptions,
+    Looked,
+    Progress,
+    Shown,
+    Side,
+    doubtful_metrics,
+    look,
+    notes_on,
+    refuse_few_neighbours,
+    refuse_too_few,
+)
 
+READING = "RGB; transparency dropped, orientation not applied"
+"""How a picture file becomes pixels."""
+SUBSETS, SUBSET_SIZE = 100, 1000
+"""Of the kernel distance; of fewer pictures a half."""
+SPLITS = 10
+"""Parts of a set that the inception score is taken of."""
 UNSTATED = "fd_unstated"
 """What the distance is called of two files that do not say what they hold."""
 
@@ -37,6 +61,8 @@ class Comparison:
     sides: tuple[Side, ...]
     notes: tuple[str, ...]
     """Sentences on what these figures cannot say."""
+    doubtful: tuple[str, ...]
+    """Names of metrics that are not to be quoted: extrapolations from too few pictures, or of a set to itself."""
 
 
 def compare(
@@ -49,7 +75,7 @@ def compare(
     """
     _refuse_contradictions(judged, reference, options)
     places = [place for place in (judged, reference) if place]
-    opened = [read_statistics(p) if is_statistics_file(p) else open_pictures(p, options.read) for p in places]
+    opened = [_open(place, options, progress) for place in places]
     refuse_too_few(opened, options)
     extractor = _open_extractor(options, ports) if any(isinstance(one, PictureSet) for one in opened) else None
     if extractor:
@@ -71,14 +97,21 @@ def compare(
     if extractor:
         metrics |= _by_features(looked, extractor, options)
     return Comparison(
-        metrics=refuse_not_finite(metrics),
-        protocol=protocol,
+        metrics=_refuse_not_finite(metrics),
+        protocol=protocol | dict(_conditions(looked, metrics, options)),
         sides=tuple(one.side for one in looked),
         notes=tuple(dict.fromkeys(notes_on(looked, metrics, options))),
+        doubtful=doubtful_metrics(looked, metrics),
     )
 
 
-# -- the extractor -----------------------------------------------------------------------------------------------------
+# -- what is compared, and by what -------------------------------------------------------------------------------------
+
+
+def _open(place: Path, options: CompareOptions, progress: Progress) -> PictureSet | Statistics:
+    if is_statistics_file(place):
+        return read_statistics(place)
+    return open_pictures(place, options.read, partial(progress, HEADERS.format(place)))
 
 
 def _open_extractor(options: CompareOptions, ports: Ports) -> Extractor:
@@ -153,11 +186,12 @@ def _by_features(looked: Sequence[Looked], extractor: Extractor, options: Compar
     features = [one.found.features for one in looked if one.found and one.found.features is not None]
     if "kid" in options.metrics:
         name = kernel_name(extractor)
-        kernel = kernel_distance(features[1], features[0], rng=generator(0, "kernel-distance"))
+        rng = generator(0, "kernel-distance")
+        kernel = kernel_distance(features[1], features[0], rng=rng, subsets=SUBSETS, subset_size=SUBSET_SIZE)
         found |= {name: kernel.value, f"{name}_se": kernel.standard_error}
     if "prdc" in options.metrics:
-        # A larger set has smaller balls: as many pictures on both sides.
-        count = min(map(len, features))
+        count = _in_balls(looked)
+        refuse_few_neighbours(count, options)
         judged, real = (side[selection(len(side), count)] for side in features)
         shares = asdict(precision_recall(real, judged, neighbours=options.neighbours))
         shares |= asdict(density_coverage(real, judged, neighbours=options.neighbours))
@@ -168,6 +202,22 @@ def _by_features(looked: Sequence[Looked], extractor: Extractor, options: Compar
         assert isinstance(extractor, Classifying)
         found |= inception_score_figures(extractor, features[0])
     return found
+
+
+def _in_balls(looked: Sequence[Looked]) -> int:
+    """Pictures of each side: a larger set has smaller balls."""
+    return min(len(one.found.features) for one in looked if one.found and one.found.features is not None)
+
+
+def _refuse_not_finite(metrics: dict[str, float]) -> dict[str, float]:
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            raise LimnerError(
+                f"The metric {name} came out as {value}.",
+                why="The features, or the numbers of a statistics file, are too extreme to compute with.",
+                fix="Look at the pictures, and whether the statistics file and the weights are the right ones.",
+            )
+    return metrics
 
 
 # -- what holds them together -----------------------------------------------------------------------------------------
@@ -205,6 +255,30 @@ def _protocol_of(
     return dict(records[0][1]) if records else {}
 
 
+def _conditions(
+    looked: Sequence[Looked], metrics: Mapping[str, float], options: CompareOptions
+) -> Iterator[tuple[str, str]]:
+    """What these figures depend on beside that. Statistics do not, so no statistics file is compared by it."""
+    if any(one.side.kind in ("folder", "archive") for one in looked):
+        yield "reading", READING
+    counts = [len(one.found.features) for one in looked if one.found and one.found.features is not None]
+    if any(
+        one.found and one.found.features is not None and len(one.found.features) < one.found.count for one in looked
+    ):
+        yield "features_of", f"{MOST_KEPT} pictures of a side at most"
+    if any(name.endswith("_infinity") for name in metrics):
+        yield "fid_error", f"jackknife over {GROUPS} groups of each set of pictures"
+    if "kid" in options.metrics:
+        yield "kid_subsets", f"{SUBSETS} of {min(SUBSET_SIZE, *(count // 2 for count in counts))} pictures"
+        yield "kid_error", "jackknife over groups of both sides, and between the subsets"
+    if "prdc" in options.metrics:
+        yield "prdc_neighbours", str(options.neighbours)
+        yield "prdc_pictures", f"{_in_balls(looked)} of each side"
+        yield "prdc_error", "of the judged pictures' shares, the balls taken as given"
+    if "is" in options.metrics:
+        yield "is_error", f"deviation between {SPLITS} parts"
+
+
 def _refuse_contradictions(judged: Path, reference: Path | None, options: CompareOptions) -> None:
     files = [place for place in (judged, reference) if place and is_statistics_file(place)]
     if not options.metrics:
@@ -225,5 +299,15 @@ def _refuse_contradictions(judged: Path, reference: Path | None, options: Compar
             f"What is {judged} to be compared with?",
             fix="Name a second set; or save the statistics of this one with --save FILE.npz.",
         )
+    if reference and set(options.metrics) == {"is"}:
+        raise LimnerError(
+            f"The inception score looks at {judged} alone, and {reference} is given as well.",
+            fix="Leave the second set out, or ask for another metric beside it: --metrics fid,is",
+        )
+    if options.save:
+        refuse_unwritable(options.save)
+    refuse_without_effect(
+        options.features, weights=options.weights, sha256=options.weights_sha256, protocol=options.protocol
+    )
     if options.neighbours < 1:
         raise LimnerError(f"--neighbours {options.neighbours} leaves no neighbour.", fix="Take 1 or more.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -68,8 +68,10 @@ class Side:
     """Pictures that are not part of it: name and reason."""
 
 
-Progress = Callable[[int, int], None]
-"""Told how many of how many pictures are through."""
+Progress = Callable[[str, int, int], None]
+"""Told what is done, and how many of how many pictures are through."""
+FEATURES, HEADERS = "features", "looking over {}"
+"""What is done: of both sides together, and before that of each."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ class Shown:
     def __call__(self, more: int) -> None:
         """So many more pictures are through."""
         self._done += more
-        self._progress(self._done, self._total)
+        self._progress(FEATURES, self._done, self._total)
 
 
 def look(
@@ -113,8 +115,8 @@ def look(
 ) -> Looked:
     """One side under the extractor, from the cache folder where it was seen before. Raises LimnerError."""
     if isinstance(one, Statistics):
-        notes = []
-        if options.errors:
+        notes = list(one.notes)
+        if options.errors and "fid" in options.metrics:
             notes.append(f"{place} is a statistics file: it adds nothing to the standard error and the extrapolation.")
         if one.protocol is None:
             notes.append(f"Nothing in {place} says how it was made: the value holds only if that was in the same way.")
@@ -156,14 +158,32 @@ def _point(found: SetFeatures) -> Gaussian:
 
 
 def refuse_too_few(opened: Sequence[PictureSet | Statistics], options: CompareOptions) -> None:
-    """Raise LimnerError for a single picture, except where only its inception score is asked for."""
+    """Raise LimnerError for fewer pictures than the metrics need; for a score a single one may be enough."""
     for one in opened:
-        if isinstance(one, PictureSet) and one.count < 2 and (options.metrics != ("is",) or options.save):
-            raise LimnerError(
-                f"There is only one picture in {one.name}.",
-                why="A set is judged by how its pictures vary.",
-                fix="Give more pictures; hundreds at least, thousands for a value to be quoted.",
-            )
+        if isinstance(one, PictureSet):
+            if one.count < 2 and (options.metrics != ("is",) or options.save):
+                raise LimnerError(
+                    f"There is only one picture in {one.name}.",
+                    why="A set is judged by how its pictures vary.",
+                    fix="Give more pictures; hundreds at least, thousands for a value to be quoted.",
+                )
+            refuse_few_neighbours(one.count, options)
+
+
+def refuse_few_neighbours(count: int, options: CompareOptions) -> None:
+    """Raise LimnerError where so many pictures of a side have fewer neighbours than are asked for."""
+    if "prdc" in options.metrics and count <= options.neighbours:
+        raise LimnerError(
+            f"{count} pictures on a side are too few for --neighbours {options.neighbours}.",
+            why="The ball around a picture reaches as far as its neighbour of that number.",
+            fix="Give more pictures, or take fewer --neighbours.",
+        )
+
+
+def doubtful_metrics(looked: Sequence[Looked], metrics: Mapping[str, float]) -> tuple[str, ...]:
+    """Names of figures that say nothing: extrapolations from too few pictures, or of a set to itself."""
+    doubtful = _same_pictures(looked) or _few(looked)
+    return tuple(name for name in metrics if name.endswith("_infinity") and doubtful)
 
 
 def notes_on(looked: Sequence[Looked], metrics: Mapping[str, float], options: CompareOptions) -> Iterator[str]:
@@ -176,21 +196,36 @@ def notes_on(looked: Sequence[Looked], metrics: Mapping[str, float], options: Co
             f"The pictures are {next(iter(sizes[0]))} on one side and {next(iter(sizes[1]))} on the other: "
             "the resizing shows in the value."
         )
-    if len({one.side.sha256 for one in looked if one.side.sha256}) < len(looked) == len(sizes):
+    if _same_pictures(looked):
         yield "Both sides are the same pictures."
-    if not metrics or "fid" not in options.metrics:
+    if metrics and "fid" in options.metrics:
+        yield from _on_counts(looked, options)
+
+
+def _on_counts(looked: Sequence[Looked], options: CompareOptions) -> Iterator[str]:
+    dimensions = len(looked[0].gaussian.mean)
+    if few := _few(looked):
+        yield (
+            f"{_in_words(few)} pictures are few for {dimensions} features: the Frechet distance is too high, and to be "
+            "compared at these counts only. --metrics kid has no such bias."
+        )
+    if not options.errors:
         return
-    for one in looked:
-        dimensions = len(one.gaussian.mean)
-        if one.count is not None and one.count <= dimensions:
-            yield (
-                f"{one.side.path}: {one.count} pictures are few for {dimensions} features: the Frechet distance is too "
-                "high, and only to be compared at this count. The kernel distance (--metrics kid) has no such bias."
-            )
-        elif one.found and one.count is not None and one.count <= 2 * dimensions and options.errors:
-            yield (
-                f"{one.side.path}: half of its {one.count} pictures are few for {dimensions} features: the "
-                "extrapolation goes too far."
-            )
-        if one.found and one.count is not None and one.count < FEWEST_IN_GROUPS and options.errors:
-            yield f"{one.side.path}: fewer than {FEWEST_IN_GROUPS} pictures, so there is no standard error."
+    halves = [one.count for one in looked if one.found and one.count is not None and one.count <= 2 * dimensions]
+    if halves and not few and not _same_pictures(looked):
+        yield f"Half of {_in_words(halves)} pictures are few for {dimensions} features: the extrapolation goes too far."
+    if fewer := [one.side.path for one in looked if one.found and (one.count or 0) < FEWEST_IN_GROUPS]:
+        yield f"Fewer than {FEWEST_IN_GROUPS} pictures in {_in_words(fewer)}: there is no standard error."
+
+
+def _few(looked: Sequence[Looked]) -> list[int]:
+    return [one.count for one in looked if one.count is not None and one.count <= len(one.gaussian.mean)]
+
+
+def _same_pictures(looked: Sequence[Looked]) -> bool:
+    digests = [one.side.sha256 for one in looked if one.side.sha256]
+    return len(digests) > len(set(digests))
+
+
+def _in_words(values: Iterable[object]) -> str:
+    return " and ".join(dict.fromkeys(map(str, values)))

@@ -12,12 +12,13 @@ from limner.data import judged_batches, showcase
 from limner.distribution import frechet_name
 from limner.evaluation import evaluate_pictures
 from limner.features import Extractor
+from limner.metric_words import HEADLINES
 from limner.packing import PackedDataset
 from limner.pixels import grid, to_uint8
 from limner.ports import Ports
 from limner.randomness import generator
 from limner.reference import Reference, open_extractor, open_reference
-from limner.report import HEADLINES, Exhibits, Sheet
+from limner.report import Exhibits, Sheet
 from limner.settings import EvaluateSettings
 from limner.steps.bench import COLUMNS, Judged, nearest_sheet
 from limner.tasks import Pictures

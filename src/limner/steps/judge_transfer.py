@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from limner.data import showcase
 from limner.features import Extractor
+from limner.metric_words import TRANSFER_HEADLINES
 from limner.packing import PackedDataset
 from limner.pixels import bands, grid, to_signed, to_uint8
 from limner.ports import Ports
 from limner.reference import BATCH, Reference, open_extractor, open_reference
-from limner.report import TRANSFER_HEADLINES, WIDEST_SHEET, Exhibits, Sheet
+from limner.report import WIDEST_SHEET, Exhibits, Sheet
 from limner.settings import EvaluateSettings
 from limner.steps.bench import COLUMNS, Judged, nearest_sheet
 from limner.trained import TrainedModel, Which, draw
