@@ -10,7 +10,19 @@ import pytest
 from PIL import Image
 
 from limner import picture_reading
-from limner.picture_reading import ALPHA, DEEP, FRAMES, INKS, ORIENTED, in_colour, in_order, may_pass, read, read_header
+from limner.picture_reading import (
+    ALPHA,
+    DEEP,
+    FRAMES,
+    INKS,
+    ORIENTED,
+    TRAITS,
+    in_colour,
+    in_order,
+    may_pass,
+    read,
+    read_header,
+)
 from limner.sources import Refused
 from tests.picture_folders import draw
 
@@ -47,6 +59,7 @@ def test_what_differs_from_what_a_person_sees_is_named():
         encoded(draw(1), "PNG", exif=exif): (ORIENTED,),
         encoded(draw(1), "GIF", save_all=True, append_images=[draw(2)]): (FRAMES,),
         encoded(Image.fromarray(np.full((4, 4), 40_000, np.uint16))): (DEEP,),
+        encoded(draw(1, mode="CMYK"), "JPEG"): (INKS,),
     }
     assert [looked(content).traits for content in cases] == list(cases.values())
 
@@ -57,6 +70,12 @@ def test_an_orientation_is_not_applied():
     content = encoded(draw(1, (40, 20)), "PNG", exif=exif)
     assert looked(content).size == (40, 20)
     assert pixels_of(content).shape == (20, 40, 3)
+
+
+def test_grey_of_16_bits_is_nearly_white_as_its_note_says():
+    content = encoded(Image.fromarray(np.full((4, 4), 300, np.uint16)))
+    assert (pixels_of(content) == 255).all(), "Pillow scales now: the note is wrong"
+    assert "nearly white; save them with 8 bits" in TRAITS[DEEP]
 
 
 @pytest.mark.parametrize(
@@ -85,6 +104,26 @@ def test_a_file_that_cannot_be_fetched_comes_back_as_words():
 
     assert read_header(3, gone) == (3, "unreadable: Permission denied")
     assert read(3, gone, b"") == (3, "unreadable: Permission denied")
+
+
+def test_only_what_the_contents_are_to_blame_for_lasts():
+    def broken():
+        raise OSError(5, "Input/output error")
+
+    cut = encoded(draw(1, (64, 64)))[:3000]
+    assert may_pass(read_header(3, broken)[1])
+    assert may_pass(read(0, lambda: encoded(draw(2)), looked(encoded(draw(1))).digest)[1])
+    assert not may_pass(read(0, lambda: cut, looked(cut).digest)[1])
+    assert not may_pass(looked(b"no picture"))
+
+
+@pytest.mark.parametrize("function", [read_header, lambda number, fetch: read(number, fetch, b"")])
+def test_too_little_memory_is_not_taken_for_damage(function):
+    def large():
+        raise MemoryError("too little")
+
+    with pytest.raises(MemoryError, match="too little"):
+        function(0, large)
 
 
 def test_a_picture_that_claims_to_be_huge_is_refused_before_it_is_decoded(monkeypatch):

@@ -152,8 +152,24 @@ def test_a_folder_without_pictures_is_refused(tmp_path):
 def test_what_is_not_there_is_told_with_the_nearest_name(folder):
     with pytest.raises(LimnerError, match=r"no folder or archive .*\n.*Did you mean .*pictures"):
         open_pictures(folder.parent / "picture", ReadOptions())
+    (folder / "set.dat").write_bytes(b"neither")
     with pytest.raises(LimnerError, match="neither a folder nor an archive"):
-        open_pictures(folder / "0000.png", ReadOptions())
+        open_pictures(folder / "set.dat", ReadOptions())
+
+
+def test_one_picture_and_weights_are_told_from_a_set(folder):
+    with pytest.raises(LimnerError, match=r"0000.PNG is one picture.\n.*\nName its folder: .*pictures$"):
+        open_pictures((folder / "0000.png").rename(folder / "0000.PNG"), ReadOptions())
+    for name in ("inception.pth", "inception.pt", "inception.pkl"):
+        (folder / name).touch()
+        with pytest.raises(LimnerError, match=rf"{name} looks like weights, .*\n.*--weights"):
+            open_pictures(folder / name, ReadOptions())
+
+
+def test_looking_over_tells_how_far_it_is(folder):
+    told = []
+    open_pictures(folder, ReadOptions(count=9), lambda *counts: told.append(counts))
+    assert told == [(number, 9) for number in range(1, 10)]
 
 
 def test_different_sizes_are_named_and_counted(folder):

@@ -13,6 +13,7 @@ from limner.features.pixels import Pixels
 from limner.frechet import Moments
 from limner.picture_sets import Reader, ReadOptions, open_pictures
 from limner.set_features import features_of_set, with_kept_root
+from limner.sources import Refused, tree
 from tests.picture_folders import fill, spoil
 
 SMALL = Pixels(side=2)
@@ -131,6 +132,58 @@ def test_damaged_pictures_are_remembered_with_what_is_kept(tmp_path):
     assert dict(look(folder, cache=tmp_path / "cache", options=skip).damaged) == dict(found.damaged)
     with pytest.raises(LimnerError, match="1 of 30 pictures"):
         look(folder, cache=tmp_path / "cache")
+
+
+def failing(monkeypatch, error, *, name="0003.png"):
+    """From the second time on a file cannot be read: when its header has been."""
+    read, times = tree._read, []
+
+    def once(path, **options):
+        if path.name == name:
+            times.append(path)
+            if len(times) > 1:
+                raise error
+        return read(path, **options)
+
+    monkeypatch.setattr(tree, "_read", once)
+
+
+@pytest.mark.parametrize("error", [Refused("unreadable", "Input/output error"), OSError(5, "Input/output error")])
+def test_a_fault_that_passes_is_not_kept_for_good(tmp_path, monkeypatch, error):
+    folder, skip, cache = fill(tmp_path / "set", 30), ReadOptions(skip_damaged=True), tmp_path / "cache"
+    with monkeypatch.context() as patch:
+        failing(patch, error)
+        found = look(folder, cache=cache, options=skip)
+    assert (found.count, len(found.features)) == (29, 29)
+    assert found.damaged[3].startswith("unreadable: ")
+    found = look(folder, cache=cache, options=skip)
+    assert (found.count, len(found.features), dict(found.damaged)) == (30, 30, {})
+
+
+def test_a_file_that_changes_while_it_is_read_is_not_missing_for_good(tmp_path):
+    folder, options, cache = fill(tmp_path / "set", 30), ReadOptions(skip_damaged=True, threads=1), tmp_path / "cache"
+    pictures, intact = open_pictures(folder, options), (folder / "0003.png").read_bytes()
+    for content, count in (((folder / "0004.png").read_bytes(), 29), (intact, 30)):
+        (folder / "0003.png").write_bytes(content)
+        extractor = Counting()
+        found = features_of_set(
+            pictures, extractor, options, keep_features=False, folder=cache, progress=lambda more: None
+        )
+        assert (found.count, extractor.seen) == (count, count)
+
+
+def test_too_little_memory_is_no_fault_of_a_picture(tmp_path, monkeypatch):
+    folder = fill(tmp_path / "set", 30)
+    failing(monkeypatch, MemoryError("too little"))
+    with pytest.raises(MemoryError, match="too little"):
+        look(folder, cache=tmp_path / "cache", options=ReadOptions(skip_damaged=True))
+    assert not (tmp_path / "cache").exists()
+
+
+def test_without_a_place_for_a_cache_the_work_is_not_lost(tmp_path):
+    folder = fill(tmp_path / "set", 30)
+    (tmp_path / "file").touch()
+    assert len(look(folder, cache=tmp_path / "file").features) == 30
 
 
 def _only(folder, number):

@@ -1,6 +1,8 @@
 """Statistics files: other tools read what is written, and what others wrote is read; nothing else passes for one."""
 
 import json
+import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +10,13 @@ import torch
 
 from limner.errors import LimnerError
 from limner.frechet import Moments
-from limner.statistics_files import Statistics, is_statistics_file, read_statistics, write_statistics
+from limner.statistics_files import (
+    Statistics,
+    is_statistics_file,
+    read_statistics,
+    refuse_unwritable,
+    write_statistics,
+)
 
 PROTOCOL = {"features": "pixels", "weights": "pixels-8"}
 
@@ -56,6 +64,23 @@ def test_what_a_later_version_adds_is_left_aside(tmp_path):
     assert read_statistics(tmp_path / "a.npz").count == 3
 
 
+@pytest.mark.parametrize("theirs", [np.array("{"), np.array('{"protocol": {"a": 1}}'), np.eye(3), np.array([None])])
+def test_an_entry_of_our_name_that_is_not_ours_is_left_aside_with_a_note(tmp_path, theirs):
+    np.savez(tmp_path / "a.npz", mu=np.zeros(2), sigma=np.eye(2), limner=theirs)
+    found = read_statistics(tmp_path / "a.npz")
+    assert (found.count, found.protocol) == (None, None)
+    assert found.notes == (
+        f"{tmp_path / 'a.npz'}: its entry 'limner' is not of this Limner's form, and is left aside.",
+    )
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+def test_the_variance_of_a_single_feature_is_a_covariance(tmp_path, shape):
+    np.savez(tmp_path / "a.npz", mu=np.full(shape[:1], 2.0), sigma=np.full(shape, 3.0))
+    found = read_statistics(tmp_path / "a.npz").gaussian
+    assert (found.mean.tolist(), found.covariance.tolist()) == ([2.0], [[3.0]])
+
+
 class Trap:
     """Unpickling it leaves a file behind."""
 
@@ -76,16 +101,18 @@ def test_a_statistics_file_runs_no_code(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "words"),
     [
-        ({"arr_0": np.zeros(3)}, "it has no mu and no sigma; it has: arr_0"),
-        ({"mu": np.zeros(3)}, "it has no sigma"),
+        ({"arr_0": np.zeros(3)}, "It has no mu and no sigma; it has: arr_0"),
+        ({"mu": np.zeros(3)}, "It has no sigma"),
         ({"mu": np.zeros(3), "sigma": np.eye(4)}, r"not \[3\] and \[4, 4\]"),
         ({"mu": np.zeros((3, 1)), "sigma": np.eye(3)}, "a mean .D. and a covariance"),
         ({"mu": np.zeros(2), "sigma": np.array([[1.0, 0.5], [0.0, 1.0]])}, "not symmetric"),
         ({"mu": np.array([np.nan, 0]), "sigma": np.eye(2)}, "not finite"),
         ({"mu": np.zeros(2), "sigma": -np.eye(2)}, "negative eigenvalues"),
         ({"mu": np.array(["a", "b"]), "sigma": np.eye(2)}, "could not convert"),
-        ({"mu": np.zeros(2), "sigma": np.eye(2), "limner": np.array("{")}, "Invalid JSON"),
-        ({"mu": np.zeros(2), "sigma": np.eye(2), "limner": np.array('{"protocol": {"a": 1}}')}, "valid string"),
+        ({"mu": np.zeros(2), "sigma": np.eye(2) + 0.1j}, "Its sigma holds complex numbers"),
+        ({"mu": np.zeros(2), "sigma": np.full((2, 2), np.inf)}, r"not finite.\nMake the file again from the pictures"),
+        ({"mu": np.zeros(2), "sigma": np.full((2, 2), 1e308)}, "holds no usable statistics"),
+        ({"mu": np.array([None]), "sigma": np.eye(1)}, "It holds Python objects, which are not read"),
     ],
 )
 def test_what_cannot_be_statistics_is_refused(tmp_path, arrays, words):
@@ -94,11 +121,12 @@ def test_what_cannot_be_statistics_is_refused(tmp_path, arrays, words):
         read_statistics(tmp_path / "a.npz")
 
 
-@pytest.mark.parametrize("content", [b"", b"<!DOCTYPE html>", b"PK\3\4 cut"])
-def test_damaged_files_are_refused(tmp_path, content):
+@pytest.mark.parametrize("content", [b"", b"mu, sigma", b"<!DOCTYPE html>", b"PK\3\4 cut", pickle.dumps([1.0])])
+def test_what_only_has_the_name_is_refused(tmp_path, content):
     (tmp_path / "a.npz").write_bytes(content)
-    with pytest.raises(LimnerError, match="holds no statistics of pictures"):
+    with pytest.raises(LimnerError, match=r"holds no statistics of pictures.\nIt is not an .npz file") as raised:
         read_statistics(tmp_path / "a.npz")
+    assert "pickle" not in str(raised.value), "nobody is told how to run what is in it"
 
 
 def test_a_cut_file_is_refused(tmp_path):
@@ -111,7 +139,7 @@ def test_a_cut_file_is_refused(tmp_path):
 def test_a_single_array_is_no_statistics_file(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros(3))
     (tmp_path / "a.npy").rename(tmp_path / "a.npz")
-    with pytest.raises(LimnerError, match="a single array"):
+    with pytest.raises(LimnerError, match=r"It is not an \.npz file"):
         read_statistics(tmp_path / "a.npz")
 
 
@@ -126,6 +154,21 @@ def test_a_name_that_nobody_would_find_again_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(LimnerError, match="cannot be written"):
         write_statistics(tmp_path / "file" / "a.npz", statistics())
+
+
+def test_whether_a_file_can_be_written_is_known_beforehand(tmp_path):
+    refuse_unwritable(tmp_path / "new" / "below" / "a.npz")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.npz").mkdir()
+    for place, words in (
+        (tmp_path / "a.png", "is no name for a statistics file"),
+        (tmp_path / "folder.npz", "is a folder"),
+        (tmp_path / "file" / "a.npz", "cannot be written"),
+        (Path("/proc/nope/a.npz"), r"cannot be written.\n/proc: "),
+    ):
+        with pytest.raises(LimnerError, match=words):
+            refuse_unwritable(place)
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):

@@ -37,7 +37,7 @@ TRAITS = {
     ALPHA: "with transparency: it is dropped, as the reference tools do",
     ORIENTED: "with an EXIF orientation: it is not applied, as the reference tools do",
     FRAMES: "with several frames: the first is used",
-    DEEP: "with more than 8 bits of grey: Pillow does not scale them but clips at 255, as in the reference tools, so that "
+    DEEP: "with more than 8 bits of grey: Pillow clips at 255 instead of scaling, as in the reference tools, so that "
     "16 bits become nearly white; save them with 8 bits first",
     INKS: "with inks for colours (CMYK): they are converted without their colour profile, as in the reference tools",
 }

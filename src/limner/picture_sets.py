@@ -32,6 +32,8 @@ BATCH_BYTES, WAITING_BYTES = 64 * 2**20, 256 * 2**20
 """Of decoded pictures: in a batch, and waiting for others of their size."""
 MOST_NAMED = 20
 """Damaged pictures that a message names."""
+WEIGHTS_SUFFIXES = frozenset((".pth", ".pt", ".pkl", ".ckpt", ".safetensors", ".onnx"))
+"""What is given by mistake in the place of pictures."""
 
 _LOST: frozenset[Reason] = frozenset(("broken link", "encrypted", "link inside an archive", "unreadable"))
 """Reasons for which something is not read that may be a picture all the same."""
@@ -66,6 +68,8 @@ class ReadOptions:
         return self.threads or min(8, os.cpu_count() or 1)
 
 
+Progress = Callable[[int, int], None]
+"""Told how many of how many pictures are through."""
 Walk = Callable[[], Iterator[tuple[int, Callable[[], Content]]]]
 
 
@@ -106,15 +110,17 @@ class PictureBatch:
     """[N, H, W, 3]"""
 
 
-def open_pictures(path: Path, options: ReadOptions) -> PictureSet:
+def open_pictures(path: Path, options: ReadOptions, progress: Progress = lambda done, total: None) -> PictureSet:
     """The pictures in a folder (with all below it), an archive or a packed dataset.
 
-    Raises LimnerError where there are none, where a packed dataset is damaged, or where sizes differ and that was not
-    asked for.
+    Every file of a folder or an archive is read for that, which `progress` is told of. Raises LimnerError where there
+    are none, where a packed dataset is damaged, or where sizes differ and that was not asked for.
     """
     if is_folder(path) and (path / MANIFEST).is_file():
         return _open_packed(path, options)
     kind = "folder" if is_folder(path) else "archive"
+    if kind == "archive":
+        _refuse_single(path)
     scan = scan_folder if kind == "folder" else scan_archive
     tree = scan(path, largest_file=LARGEST_FILE)
     if not tree.pictures:
@@ -123,7 +129,7 @@ def open_pictures(path: Path, options: ReadOptions) -> PictureSet:
             why="; ".join(map(_describe, tree.set_aside)) or "It is empty.",
             fix="Give a folder, a .zip or a .tar of PNG, JPEG, WebP or similar files, or a packed dataset.",
         )
-    found = _look_over(path, kind, tree, options)
+    found = _look_over(path, kind, tree, options, progress)
     if len(found.sizes) > 1 and not options.mixed_sizes:
         raise LimnerError(
             f"The pictures in {path} have {len(found.sizes)} different sizes.",
@@ -202,7 +208,20 @@ class Reader:
 # -- folders and archives ---------------------------------------------------------------------------------------------
 
 
-def _look_over(path: Path, kind: str, tree: Tree, options: ReadOptions) -> PictureSet:
+def _refuse_single(path: Path) -> None:
+    suffix = path.suffix.lower()
+    if suffix in SUFFIXES:
+        raise LimnerError(
+            f"{path} is one picture.", why="Sets of pictures are compared.", fix=f"Name its folder: {path.parent}"
+        )
+    if suffix in WEIGHTS_SUFFIXES:
+        raise LimnerError(
+            f"{path} looks like weights, and a set of pictures is asked for.",
+            fix="Give a folder, an archive, a packed dataset or an .npz of statistics; name weights with --weights.",
+        )
+
+
+def _look_over(path: Path, kind: str, tree: Tree, options: ReadOptions, progress: Progress) -> PictureSet:
     chosen = _choose(len(tree.pictures), options)
 
     def walk() -> Iterator[tuple[int, Callable[[], Content]]]:
@@ -217,6 +236,7 @@ def _look_over(path: Path, kind: str, tree: Tree, options: ReadOptions) -> Pictu
     with quiet_pillow(), ThreadPoolExecutor(options.workers) as pool:
         jobs = ((partial(read_header, number, fetch), 0) for number, fetch in walk())
         for number, found in in_order(pool, jobs, most=8 * options.workers):
+            progress(number + 1, len(chosen))
             if isinstance(found, str):
                 damaged[number] = found
                 content.update(b"damaged:" + found.encode())

@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 
+from limner.features.pretrained import PRETRAINED
 from tests.picture_folders import draw, fill, spoil
 
 PIXELS = ("--features", "pixels")
@@ -33,19 +34,20 @@ def test_a_value_comes_with_its_error_and_what_it_depends_on(say, sets):
     first, *others = said.out.splitlines()
     assert first.startswith("fd_pixels  ")
     assert " ± " in first
-    assert "extrapolated to ever more pictures" in first
+    assert "extrapolated" not in first, "30 pictures are too few for that"
+    assert "fd_pixels_infinity" in say("fid", sets / "a", sets / "b", *PIXELS, "--json").document["doubtful"]
     assert "features    pixels, weights pixels-8" in others[0]
     assert others[2:] == [
         f"A           {sets / 'a'}: 30 pictures, 16x12, folder",
         f"B           {sets / 'b'}: 25 pictures, 16x12, folder",
     ]
     assert "Note: " in said.err
-    assert "30 pictures are few for" in said.err
+    assert said.err.count("30 and 25 pictures are few for") == 1
 
 
 def test_json_says_everything(say, sets):
     document = say("fid", sets / "a", sets / "b", *PIXELS, "--metrics", "fid, kid,prdc", "--json").document
-    assert set(document) == {"metrics", "protocol", "sides", "notes", "saved"}
+    assert set(document) == {"metrics", "protocol", "sides", "notes", "doubtful", "saved"}
     assert document["metrics"]["fd_pixels_se"] > 0
     assert document["metrics"]["coverage_pixels"] >= 0
     assert document["protocol"]["weights"] == "pixels-8"
@@ -91,6 +93,17 @@ def test_damaged_pictures_are_an_error_that_can_be_overruled(say, tmp_path, sets
     assert said.status == 0
     (entry,) = said.document["sides"][0]["damaged"]
     assert entry["name"] == "0007.png"
+    said = say("fid", folder, sets / "b", *PIXELS, "--skip-damaged")
+    assert f"Left out of {folder}: 0007.png (damaged: " in said.err
+
+
+def test_at_most_twenty_damaged_pictures_are_named(say, tmp_path, sets):
+    folder = fill(tmp_path / "set", 50)
+    for number in range(23):
+        spoil(folder / f"{number:04}.png")
+    said = say("fid", folder, sets / "b", *PIXELS, "--skip-damaged")
+    assert said.err.count("(damaged: ") == 20
+    assert f"Left out of {folder}: 3 more; --json names all" in said.err
 
 
 def test_sizes_have_to_be_equal_or_allowed_to_differ(say, tmp_path, sets):
@@ -109,6 +122,7 @@ def test_sizes_have_to_be_equal_or_allowed_to_differ(say, tmp_path, sets):
     ("words", "message"),
     [
         (("a", "nowhere"), "There is no folder or archive"),
+        (("a", "a/0001.png"), "a/0001.png is one picture"),
         (("a", "b", "--metrics", "fdi"), "Did you mean 'fid'"),
         (("a", "b", "--metrics", ""), "No metric is asked for"),
         (("a", "b", "--count", "26"), "--count 26 is more than the 25 pictures"),
@@ -152,9 +166,29 @@ def test_what_was_computed_is_kept_only_where_that_is_wanted(say, sets, tmp_path
 
 
 def test_a_long_run_tells_how_far_it_is(say, sets, monkeypatch):
-    monkeypatch.setattr("limner.cli.fid.SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr("limner.cli.progress.SECONDS_BETWEEN_LINES", 0.0)
     said = say("fid", sets / "a", sets / "b", *PIXELS, "--no-cache")
-    assert "55 of 55 pictures" in said.err
+    assert "features: 55 of 55 pictures" in said.err
+    assert f"looking over {sets / 'b'}: 25 of 25 pictures" in said.err
+
+
+def test_a_cache_that_cannot_be_written_costs_no_result(say, sets, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("LIMNER_CACHE", str(tmp_path / "file"))
+    said = say("fid", sets / "a", sets / "b", *PIXELS)
+    assert (said.status, said.out.startswith("fd_pixels  ")) == (0, True)
+    assert said.err.count("Nothing is kept for the next time") == 1
+
+
+def test_help_names_the_features(say):
+    said = " ".join(say("fid", "--help").out.split())
+    assert all(name in said for name in PRETRAINED)
+
+
+def test_covariances_are_told_where_they_matter(say, sets, tmp_path):
+    assert "covariance" in say("fid", sets / "a", sets / "b", *PIXELS).out
+    assert "covariance" in say("fid", sets / "a", *PIXELS, "--save", tmp_path / "a.npz").out
+    assert "covariance" not in say("fid", sets / "a", sets / "b", *PIXELS, "--metrics", "kid").out
 
 
 def test_help_starts_at_once():

@@ -4,7 +4,8 @@ import io
 
 import pytest
 
-from limner.cli.progress import describe, training_progress
+from limner.cli import progress
+from limner.cli.progress import describe, training_progress, work_progress
 
 
 class Terminal(io.StringIO):
@@ -51,6 +52,29 @@ def test_on_a_terminal_there_is_a_bar() -> None:
         screen.progress(1000, 2000, {"images_per_second": 10.0})
     assert "digits" in stream.getvalue()
     assert "1.0 of 2 kimg" in stream.getvalue()
+
+
+@pytest.mark.parametrize("kind", [io.StringIO, Terminal])
+def test_every_piece_of_work_is_told_by_its_name(kind: type[io.StringIO], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    stream = kind()
+    with work_progress(stream=stream) as tell:
+        tell("looking over [bold]", 3, 3)
+        tell("features", 1, 7)
+        tell("features", 7, 7)
+    words = " ".join(stream.getvalue().split())
+    assert "looking over [bold]" in words
+    assert "features" in words
+    assert ("3 of 3 pictures" if kind is io.StringIO else "3/3") in words
+    assert ("7 of 7 pictures" if kind is io.StringIO else "7/7") in words
+
+
+def test_lines_of_work_are_seconds_apart() -> None:
+    stream = io.StringIO()
+    with work_progress(stream=stream) as tell:
+        for done in range(100):
+            tell("features", done, 100)
+    assert stream.getvalue() == ""
 
 
 @pytest.mark.parametrize("kind", [io.StringIO, Terminal])

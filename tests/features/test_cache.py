@@ -1,8 +1,12 @@
 """The cache of tensors: computed once, rebuilt when damaged, never half written."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors import SafetensorError
 
+from limner.features import cache
 from limner.features.cache import load_or_build, tensors_sha256
 
 
@@ -72,6 +76,44 @@ def test_a_failed_build_leaves_nothing(tmp_path):
     with pytest.raises(ZeroDivisionError, match="disk"):
         load_or_build(tmp_path, "things", {"dataset": "a"}, fail)
     assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("folder", ["a file", "below a file", "/proc/nope"])
+def test_where_nothing_can_be_kept_the_tensors_come_all_the_same(tmp_path, caplog, folder):
+    (tmp_path / "file").touch()
+    place = {"a file": tmp_path / "file", "below a file": tmp_path / "file" / "cache"}.get(folder, Path(folder))
+    build = Builder()
+    for _ in range(2):
+        assert load_or_build(place, "things", {"dataset": "a"}, build)["weights"].shape == (2, 3)
+    assert build.built == 2
+    assert f"Nothing is kept in the cache {place}" in caplog.text
+    assert files(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SafetensorError("I/O error")])
+def test_a_full_disk_costs_only_what_would_be_kept(tmp_path, monkeypatch, caplog, error):
+    def full(*_, **__):
+        raise error
+
+    monkeypatch.setattr(cache, "save_file", full)
+    assert load_or_build(tmp_path, "things", {"dataset": "a"}, Builder())["count"] == 7
+    assert str(error) in caplog.text
+    assert files(tmp_path) == []
+
+
+def test_what_was_computed_in_another_way_is_not_taken(tmp_path, monkeypatch):
+    load_or_build(tmp_path, "things", {"dataset": "a"}, Builder())
+    monkeypatch.setattr(cache, "LAYOUT", "of another version")
+    build = Builder()
+    load_or_build(tmp_path, "things", {"dataset": "a"}, build)
+    assert build.built == 1
+    (old, new) = tmp_path.iterdir()
+    for one, other in ((old, new), (new, old)):  # not even under the other's name
+        content = one.read_bytes()
+        one.write_bytes(other.read_bytes())
+        load_or_build(tmp_path, "things", {"dataset": "a"}, build)
+        one.write_bytes(content)
+    assert build.built == 2
 
 
 def test_the_digest_sees_names_shapes_types_and_values():

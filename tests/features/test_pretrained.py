@@ -8,7 +8,7 @@ from limner.errors import LimnerError
 from limner.features.efficientnet_lite0 import EfficientNetLite0
 from limner.features.inception_2015 import Inception
 from limner.features.pixels import Pixels
-from limner.features.pretrained import PRETRAINED, fetch_weights, open_pretrained
+from limner.features.pretrained import PRETRAINED, fetch_weights, open_pretrained, refuse_without_effect
 from limner.ports import local_only
 
 CPU = torch.device("cpu")
@@ -35,6 +35,36 @@ def test_the_sha256_is_looked_at(inception_file):
 def test_an_unknown_name_is_told_the_nearest():
     with pytest.raises(LimnerError, match=r"no features 'inception-v3'[\s\S]*Did you mean 'inception-v3-2015'"):
         open_pretrained("inception-v3", weights=None, device=CPU)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "words"),
+    [
+        ("pixles", {}, "Did you mean 'pixels'"),
+        ("pixels", {"weights": "a.pth"}, "'pixels' have no weights"),
+        ("pixels", {"sha256": "6726825d"}, "'pixels' have no weights"),
+        ("pixels", {"protocol": "tf1"}, "do not know the protocol 'tf1'"),
+        ("efficientnet-lite0", {"protocol": "clean"}, "do not know the protocol 'clean'"),
+        ("torchvision:resnet18", {"protocol": "clean"}, "do not know the protocol 'clean'"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(name, given, words):
+    with pytest.raises(LimnerError, match=words):
+        refuse_without_effect(name, **given)
+
+
+def test_what_has_an_effect_is_taken():
+    refuse_without_effect("inception-v3-2015", weights="a.pth", sha256="6726825d", protocol="clean")
+    for name in ("efficientnet-lite0", "torchvision:resnet18"):
+        refuse_without_effect(name, weights="a.pth", sha256="6726825d")
+
+
+def test_weights_that_do_not_fit_are_told_briefly(tmp_path):
+    torch.save({"x": torch.zeros(1)}, tmp_path / "a.pth")
+    with pytest.raises(LimnerError, match=r"a\.pth does not hold Inception weights") as raised:
+        open_pretrained("inception-v3-2015", weights=tmp_path / "a.pth", device=CPU)
+    assert len(raised.value.why) <= 240
+    assert "\n" not in raised.value.why
 
 
 def test_names_in_metrics_have_no_colon():

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from inspect import signature
 
 import numpy as np
 import pytest
@@ -13,10 +14,13 @@ from limner.errors import LimnerError
 from limner.features import extract
 from limner.features.pixels import Pixels
 from limner.frechet import Moments, frechet_distance
-from limner.metrics import kernel_distance
+from limner.metrics import inception_score, kernel_distance
 from limner.picture_sets import Reader, ReadOptions, open_pictures
-from limner.steps.compare import UNSTATED, compare
-from limner.steps.compare_sides import CompareOptions
+from limner.statistics_files import read_statistics
+from limner.steps import compare as compare_step
+from limner.steps import compare_sides
+from limner.steps.compare import READING, SPLITS, SUBSET_SIZE, SUBSETS, UNSTATED, compare
+from limner.steps.compare_sides import FEATURES, CompareOptions
 from tests.packed import pack
 from tests.picture_folders import fill, spoil
 
@@ -109,7 +113,7 @@ def test_few_pictures_have_a_value_and_no_error(sets):
     found = of(sets / "few", sets / "b")
     expected = frechet_distance(gaussian(sets / "b"), gaussian(sets / "few"))
     assert found.metrics == {"fd_pixels": pytest.approx(expected, rel=1e-7)}
-    assert any("fewer than 20 pictures, so there is no standard error" in note for note in found.notes)
+    assert any(note == f"Fewer than 20 pictures in {sets / 'few'}: there is no standard error." for note in found.notes)
     assert any("9 pictures are few for 12 features" in note for note in found.notes)
 
 
@@ -122,8 +126,8 @@ def test_the_error_can_be_left_out(sets):
 def test_an_extrapolation_from_too_few_is_noted(sets, tmp_path):
     of(sets / "b", save=tmp_path / "b.npz")
     few = of(fill(tmp_path / "some", 23), tmp_path / "b.npz")
-    assert any("half of its 23 pictures are few for 12 features" in note for note in few.notes)
-    assert not any("half of its" in note for note in of(sets / "a", tmp_path / "b.npz").notes)
+    assert any("Half of 23 pictures are few for 12 features" in note for note in few.notes)
+    assert not any("Half of" in note for note in of(sets / "a", tmp_path / "b.npz").notes)
 
 
 def test_all_metrics_come_with_their_names(sets):
@@ -222,6 +226,32 @@ def test_statistics_of_another_protocol_are_refused(sets, tmp_path):
         of(tmp_path / "a.npz", tmp_path / "b.npz")
 
 
+def test_the_record_has_what_each_metric_depends_on(sets, tmp_path, monkeypatch):
+    bare = of(sets / "a", sets / "b", errors=False).protocol
+    assert bare["reading"] == READING == "RGB; transparency dropped, orientation not applied"
+    found = of(sets / "a", sets / "b", ALL, neighbours=3).protocol
+    assert {key: found[key] for key in set(found) - set(bare)} == {
+        "fid_error": "jackknife over 10 groups of each set of pictures",
+        "kid_subsets": "100 of 30 pictures",
+        "kid_error": "jackknife over groups of both sides, and between the subsets",
+        "prdc_neighbours": "3",
+        "prdc_pictures": "60 of each side",
+        "prdc_error": "of the judged pictures' shares, the balls taken as given",
+    }
+    monkeypatch.setattr("limner.steps.compare.open_pretrained", lambda name, **_: WithClasses())
+    assert of(sets / "a", metrics=("is",)).protocol["is_error"] == "deviation between 10 parts"
+    assert of(sets / "a", metrics=("is",), save=tmp_path / "a.npz").metrics
+    saved = read_statistics(tmp_path / "a.npz").protocol
+    assert set(saved) == {"metric", "features", "weights", "resize", "covariance"}, "what moments do not depend on"
+    assert "reading" not in of(tmp_path / "a.npz", tmp_path / "a.npz").protocol
+
+
+def test_what_the_record_says_is_what_the_metrics_take(sets):
+    kernel = signature(kernel_distance).parameters
+    assert (kernel["subsets"].default, kernel["subset_size"].default) == (SUBSETS, SUBSET_SIZE)
+    assert signature(inception_score).parameters["splits"].default == SPLITS
+
+
 # -- notes and mistakes -----------------------------------------------------------------------------------------------
 
 
@@ -268,11 +298,50 @@ def test_contradictions_are_refused(sets, tmp_path):
         ((a, file, ALL), r"kid and prdc cannot be had of .*f.npz"),
         ((a, b, replace(PIXELS, metrics=())), "No metric is asked for"),
         ((a, b, replace(ALL, neighbours=0)), "--neighbours 0"),
+        ((a, b, replace(ALL, neighbours=60)), "60 pictures on a side are too few for --neighbours 60"),
+        ((a, b, replace(PIXELS, metrics=("is",))), r"looks at .*a alone, and .*b is given.*\n.*--metrics fid,is"),
+        ((a, b, replace(PIXELS, weights="w.pth")), r"'pixels' have no weights"),
+        ((a, b, replace(PIXELS, weights_sha256="6726825d")), r"'pixels' have no weights"),
+        ((a, b, replace(PIXELS, protocol="clean")), r"'pixels' do not know the protocol 'clean'"),
+        ((a, None, replace(PIXELS, save=tmp_path / "a.txt")), r"a.txt is no name for a statistics file"),
+        ((a, None, replace(PIXELS, save=file / "a.npz")), r"a.npz cannot be written"),
         ((a, b, replace(PIXELS, device="quantum")), "device 'quantum' cannot be used"),
     ):
+        told = []
         with pytest.raises(LimnerError, match=message):
-            of(*words)
+            of(*words, told=told)
+        assert not [work for work, _, _ in told if work == FEATURES], "it is known before the work"
     assert not (tmp_path / "a.npz").exists()
+
+
+def test_so_few_that_are_left_have_no_neighbours(sets, tmp_path):
+    folder = fill(tmp_path / "set", 7)
+    spoil(folder / "0000.png")
+    with pytest.raises(LimnerError, match="6 pictures on a side are too few for --neighbours 6"):
+        of(folder, sets / "b", ALL, neighbours=6, read=reading(skip_damaged=True))
+
+
+def test_few_pictures_are_told_once_for_both_sides(sets, tmp_path):
+    found = of(fill(tmp_path / "ten", 10), sets / "few")
+    assert sum("pictures are few for 12 features" in note for note in found.notes) == 1
+    assert any(note.startswith("10 and 9 pictures are few") for note in found.notes)
+    assert sum("there is no standard error" in note for note in found.notes) == 1
+
+
+def test_an_extrapolation_that_says_nothing_is_marked(sets, tmp_path, monkeypatch):
+    assert of(sets / "a", sets / "b").doubtful == ()
+    assert of(sets / "a", sets / "a").doubtful == ("fd_pixels_infinity",)
+    monkeypatch.setattr("limner.steps.compare.open_pretrained", lambda name, **_: Pixels())
+    assert of(sets / "a", sets / "b").doubtful == ("fd_pixels_infinity",)
+
+
+@pytest.mark.parametrize("size", [1e200, 1e300])
+def test_statistics_that_are_too_large_to_compute_with_are_told_in_words(tmp_path, size):
+    for name in "ab":
+        np.savez(tmp_path / f"{name}.npz", mu=np.zeros(3), sigma=size * np.eye(3))
+    with pytest.raises(LimnerError, match="too large") as raised:
+        of(tmp_path / "a.npz", tmp_path / "b.npz", cache=True)
+    assert "rain it again" not in str(raised.value)
 
 
 # -- doing it once ----------------------------------------------------------------------------------------------------
@@ -288,7 +357,7 @@ def test_the_second_time_nothing_is_computed_again(sets, tmp_path, monkeypatch):
     monkeypatch.setattr(Pixels, "__call__", never)
     monkeypatch.setattr(torch.linalg, "eigh", never)
     assert of(sets / "a", sets / "b", ALL, cache=True, told=told) == first
-    assert told == []
+    assert {work for work, _, _ in told} == {f"looking over {sets / name}" for name in "ab"}
     with pytest.raises(AssertionError, match="computed again"):
         of(sets / "a", sets / "b", ALL, cache=False)
 
@@ -296,11 +365,17 @@ def test_the_second_time_nothing_is_computed_again(sets, tmp_path, monkeypatch):
 def test_progress_is_of_both_sides(sets):
     told = []
     of(sets / "a", sets / "b", told=told)
-    assert told[-1] == (140, 140)
-    assert told == sorted(told)
+    assert told[-1] == ("features", 140, 140)
+    of_each = {work: [rest for name, *rest in told if name == work] for work, _, _ in told}
+    assert of_each[f"looking over {sets / 'a'}"][-1] == [60, 60]
+    assert len(of_each) == 3
+    assert all(counts == sorted(counts) for counts in of_each.values())
 
 
 def test_a_selection_of_features_is_noted(sets, monkeypatch):
-    monkeypatch.setattr(set_features, "MOST_KEPT", 50)
+    for module in (set_features, compare_step, compare_sides):
+        monkeypatch.setattr(module, "MOST_KEPT", 50)
     found = of(sets / "a", sets / "b", ALL)
     assert sum("drawn at random" in note for note in found.notes) == 2
+    assert found.protocol["features_of"] == "50 pictures of a side at most"
+    assert found.protocol["prdc_pictures"] == "50 of each side"

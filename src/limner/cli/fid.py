@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, cast
@@ -13,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 import typer
 
 from limner.cli.options import PARAMS, AsJson
-from limner.cli.progress import SECONDS_BETWEEN_LINES, picture_progress
+from limner.cli.progress import work_progress
 from limner.cli.results import print_json
 from limner.errors import LimnerError, suggest
 
@@ -23,6 +20,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+FEATURES_HELP = "inception-v3-2015, efficientnet-lite0, torchvision:<model> or pixels: what the pictures are seen by."
 METRICS = ("fid", "kid", "prdc", "is")
 DIGEST_DIGITS, SHOWN_DIGITS = 64, 8
 
@@ -38,9 +36,7 @@ def fid(
         typer.Argument(metavar="B", help="What they are judged by.", show_default=False),
     ] = None,
     *,
-    features: Annotated[
-        str, typer.Option("--features", metavar="NAME", help="What the pictures are seen by; see the documentation.")
-    ] = "inception-v3-2015",
+    features: Annotated[str, typer.Option("--features", metavar="NAME", help=FEATURES_HELP)] = "inception-v3-2015",
     protocol: Annotated[
         Literal["pytorch-fid", "tf1", "clean"], typer.Option("--protocol", help="Whose way of resizing.")
     ] = "pytorch-fid",
@@ -124,12 +120,12 @@ def fid(
     )
     # In a project its own cache; elsewhere no folder that nobody asked for.
     ports = connect(track=False) if PARAMS.is_file() else connect(track=False, cache=user_cache())
-    with _progress() as progress:
+    with work_progress() as progress:
         found = compare(judged, reference, options=options, ports=ports, progress=progress)
     if as_json:
         print_json(asdict(found) | {"saved": save})
     else:
-        _print(found, save)
+        _print(found, save, covariance=save is not None or "fid" in options.metrics)
 
 
 def _metrics(words: str) -> tuple[MetricName, ...]:
@@ -140,33 +136,18 @@ def _metrics(words: str) -> tuple[MetricName, ...]:
     return cast("tuple[MetricName, ...]", tuple(dict.fromkeys(names)))
 
 
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, a line now and then elsewhere."""
-    begun = last = time.monotonic()
-    with picture_progress("pictures") as screen:
-
-        def tell(done: int, total: int) -> None:
-            nonlocal last
-            screen.progress(done, total)
-            now = time.monotonic()
-            if not sys.stderr.isatty() and now - last >= SECONDS_BETWEEN_LINES:
-                last = now
-                screen.notice(f"{done} of {total} pictures, {done / (now - begun):.1f} a second")
-
-        yield tell
-
-
-def _print(found: Comparison, save: Path | None) -> None:
+def _print(found: Comparison, save: Path | None, *, covariance: bool) -> None:
     for note in found.notes:
         print(f"Note: {note}", file=sys.stderr)
+    for side in found.sides:
+        _print_damaged(side)
     values = dict(found.metrics)
     for name, value in found.metrics.items():
         if name not in values or name.endswith(("_se", "_sd", "_infinity")):
             continue
         error = next((f" ± {found.metrics[name + end]:.2g}" for end in ("_se", "_sd") if name + end in values), "")
         line = f"{name}  {value:.6g}{error}"
-        if f"{name}_infinity" in values:
+        if f"{name}_infinity" in values and f"{name}_infinity" not in found.doubtful:
             line += f"  ({values[f'{name}_infinity']:.6g} extrapolated to ever more pictures)"
         print(line)
     record = found.protocol
@@ -176,11 +157,21 @@ def _print(found: Comparison, save: Path | None) -> None:
         print(
             f"features    {record.get('features', 'unstated')}, weights {weights}, {record.get('resize', 'unstated')}"
         )
-        print(f"covariance  {record.get('covariance', 'unstated')}")
+        if covariance:
+            print(f"covariance  {record.get('covariance', 'unstated')}")
     for word, side in zip("AB", found.sides, strict=False):
         print(f"{word}           {_describe(side)}")
     if save:
         print(f"The statistics of A are in {save}")
+
+
+def _print_damaged(side: Side) -> None:
+    from limner.picture_sets import MOST_NAMED
+
+    for entry in side.damaged[:MOST_NAMED]:
+        print(f"Left out of {side.path}: {entry['name']} ({entry['reason']})", file=sys.stderr)
+    if len(side.damaged) > MOST_NAMED:
+        print(f"Left out of {side.path}: {len(side.damaged) - MOST_NAMED} more; --json names all", file=sys.stderr)
 
 
 def _describe(side: Side) -> str:

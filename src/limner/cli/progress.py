@@ -85,6 +85,45 @@ def picture_progress(work: str = "stylize", *, stream: TextIO | None = None) -> 
         )
 
 
+@contextmanager
+def work_progress(*, stream: TextIO | None = None) -> Iterator[Callable[[str, int, int], None]]:
+    """Tells what is done and how many of how many pictures are through: bars on a terminal, else lines."""
+    stream = stream or sys.stderr
+    if not stream.isatty():
+        yield _WorkLines(stream)
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import MofNCompleteColumn, TaskID, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    tasks: dict[str, TaskID] = {}
+    with Bar(
+        *Bar.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn(), console=Console(file=stream)
+    ) as bar:
+
+        def tell(work: str, done: int, total: int) -> None:
+            if work not in tasks:
+                tasks[work] = bar.add_task(escape(work), total=total)
+            bar.update(tasks[work], completed=done)
+
+        yield tell
+
+
+class _WorkLines:
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._begun = stream, dict[str, float]()
+        self._last = time.monotonic()
+
+    def __call__(self, work: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        begun = self._begun.setdefault(work, now)
+        if now - self._last >= SECONDS_BETWEEN_LINES:
+            self._last = now
+            rate = f", {done / (now - begun):.1f} a second" if now > begun else ""
+            print(f"{work}: {done} of {total} pictures{rate}", file=self._stream, flush=True)
+
+
 class _Lines:
     """At most a line every ten seconds, and one at the end."""
 

@@ -17,6 +17,20 @@ from limner.ports import Fetch
 PRETRAINED = (inception_2015.NAME, efficientnet_lite0.NAME, f"{PREFIX}<model>", "pixels")
 
 
+def refuse_without_effect(name: str, *, weights: str = "", sha256: str = "", protocol: str = "pytorch-fid") -> None:
+    """Raise LimnerError for features that there are not, and for options that they would not look at."""
+    if name not in PRETRAINED and not name.startswith(PREFIX):
+        raise _unknown(name)
+    if name == "pixels" and (weights or sha256):
+        raise LimnerError(f"The features {name!r} have no weights.", fix="Leave the weights and their SHA-256 out.")
+    if name != inception_2015.NAME and protocol != "pytorch-fid":
+        raise LimnerError(
+            f"The features {name!r} do not know the protocol {protocol!r}.",
+            why=f"It says how pictures are scaled for {inception_2015.NAME}; others have one way of their own.",
+            fix=f"Leave the protocol out, or take the features {inception_2015.NAME}.",
+        )
+
+
 def fetch_weights(name: str, weights: str, *, sha256: str, fetch: Fetch) -> Path | None:
     """The file of the weights that a user names by path or address for an extractor; None where nothing is named.
 
@@ -52,4 +66,8 @@ def open_pretrained(
         return load_torchvision_model(name.removeprefix(PREFIX), weights, device=device, sha256=sha256)
     if name == "pixels":
         return Pixels()
-    raise LimnerError(f"There are no features {name!r}.", why=suggest(name, PRETRAINED))
+    raise _unknown(name)
+
+
+def _unknown(name: str) -> LimnerError:
+    return LimnerError(f"There are no features {name!r}.", why=suggest(name, PRETRAINED))

@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import shorten
 from typing import TypeVar
 
 import torch
@@ -15,6 +16,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from limner.errors import LimnerError
 
 Network = TypeVar("Network", bound=nn.Module)
+
+_LONGEST = 240
+"""Characters of PyTorch's own words in an error."""
 
 
 def check_sha256(path: Path, expected: str, *, shown: str = "") -> str:
@@ -59,10 +63,9 @@ def network_from_file(
     try:
         network = build(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:
-        words = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise LimnerError(
-            f"{path} does not hold {holding}.", why=f"{type(error).__name__}: {' '.join(words[:2])}", fix=fix
-        ) from error
+        # PyTorch names every tensor that is missing, hundreds of them on one line.
+        why = shorten(f"{type(error).__name__}: {error}", _LONGEST, placeholder=" ...")
+        raise LimnerError(f"{path} does not hold {holding}.", why=why, fix=fix) from error
     return network.eval().requires_grad_(False), found
 
 

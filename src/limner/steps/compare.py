@@ -82,7 +82,7 @@ def compare(
         _refuse_without_classes(extractor, options)
     protocol = _protocol_of(extractor, opened, places, options)
     shown = Shown(opened, progress)
-    folder = ports.cache if options.cache else None
+    folder, unkept = _cache_folder(ports.cache) if options.cache else (None, ())
     looked = [
         look(one, place, extractor, options=options, folder=folder, progress=shown)
         for one, place in zip(opened, places, strict=True)
@@ -100,7 +100,7 @@ def compare(
         metrics=_refuse_not_finite(metrics),
         protocol=protocol | dict(_conditions(looked, metrics, options)),
         sides=tuple(one.side for one in looked),
-        notes=tuple(dict.fromkeys(notes_on(looked, metrics, options))),
+        notes=tuple(dict.fromkeys((*unkept, *notes_on(looked, metrics, options)))),
         doubtful=doubtful_metrics(looked, metrics),
     )
 
@@ -143,6 +143,15 @@ def _device(name: str) -> torch.device:
         why = str(error).splitlines()[0]
         raise LimnerError(f"The device {name!r} cannot be used.", why=why, fix="Take cpu, or cuda.") from error
     return device
+
+
+def _cache_folder(folder: Path) -> tuple[Path | None, tuple[str, ...]]:
+    """The folder, or none and a note where it cannot be made: nothing has to be kept."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return None, (f"Nothing is kept for the next time: {folder}: {error.strerror or error}.",)
+    return folder, ()
 
 
 # -- the figures ------------------------------------------------------------------------------------------------------

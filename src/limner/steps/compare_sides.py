@@ -198,7 +198,7 @@ def notes_on(looked: Sequence[Looked], metrics: Mapping[str, float], options: Co
         )
     if _same_pictures(looked):
         yield "Both sides are the same pictures."
-    if metrics and "fid" in options.metrics:
+    elif metrics and "fid" in options.metrics:
         yield from _on_counts(looked, options)
 
 
@@ -212,7 +212,7 @@ def _on_counts(looked: Sequence[Looked], options: CompareOptions) -> Iterator[st
     if not options.errors:
         return
     halves = [one.count for one in looked if one.found and one.count is not None and one.count <= 2 * dimensions]
-    if halves and not few and not _same_pictures(looked):
+    if halves and not few:
         yield f"Half of {_in_words(halves)} pictures are few for {dimensions} features: the extrapolation goes too far."
     if fewer := [one.side.path for one in looked if one.found and (one.count or 0) < FEWEST_IN_GROUPS]:
         yield f"Fewer than {FEWEST_IN_GROUPS} pictures in {_in_words(fewer)}: there is no standard error."
