@@ -266,6 +266,22 @@ class EvaluateSettings(Settings):
             )
         return name
 
+    @model_validator(mode="after")
+    def _refuse_what_has_no_effect(self) -> EvaluateSettings:
+        if self.protocol != "pytorch-fid" and self.features != "inception-v3-2015":
+            raise PydanticCustomError(
+                "protocol_without_inception",
+                "protocol {protocol} belongs to the features 'inception-v3-2015', and these are {features}",
+                {"protocol": repr(self.protocol), "features": repr(self.features)},
+            )
+        if (self.weights or self.weights_sha256) and self.features in ("auto", "classifier", "pixels"):
+            raise PydanticCustomError(
+                "features_without_weights",
+                "the features {features} take no weights: leave them out, or name other features",
+                {"features": repr(self.features)},
+            )
+        return self
+
 
 class ExportSettings(Settings):
     """What a trained model is shipped as."""

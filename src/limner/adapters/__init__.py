@@ -117,12 +117,12 @@ def _open_store(place: str, *, holding: str) -> ObjectStore:
 
 
 def _extractor_weights() -> tuple[Path, ...]:
-    """Where the Inception weights may lie: the file that the user names, then where other tools leave it."""
+    """Where the Inception weights may lie: the file that the user names, else where other tools leave it."""
     from limner.features.inception_2015 import usual_places
 
     named = os.environ.get("LIMNER_INCEPTION_WEIGHTS")
     torch_home = Path(os.environ.get("TORCH_HOME") or _cache_home() / "torch")
-    return (*((Path(named),) if named else ()), *usual_places(torch_home))
+    return (Path(named),) if named else usual_places(torch_home)  # what is named is not replaced by another
 
 
 def _cache_home() -> Path:

@@ -48,7 +48,14 @@ class WeightsCache:
         refuse_malformed(sha256)
         path = self.folder / f"{hashlib.sha256(address.encode()).hexdigest()[:16]}-{_file_name(address)}"
         if not path.is_file() or not file_sha256(path).startswith(sha256.lower()):
-            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise LimnerError(
+                    f"There is no room for weights at {self.folder}.",
+                    why=str(error),
+                    fix="Name another folder with LIMNER_CACHE, or a file that lies on this machine.",
+                ) from error
             with tempfile.TemporaryDirectory(prefix=".weights-", dir=self.folder) as temporary:
                 partial = Path(temporary) / path.name
                 self._fetch(address, partial, shown=shown)

@@ -122,8 +122,10 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, *, largest_fil
     try:
         with archive.open(info) as file:
             return read_whole(file, size=info.file_size, largest_file=largest_file)
-    except Refused:
+    except (Refused, MemoryError):
         raise
+    except OSError as error:
+        raise Refused("unreadable" if error.errno else "damaged", str(error)) from None
     except Exception as error:  # noqa: BLE001 - as above, but one member only: a zip has a directory to go on with
         raise Refused("damaged", str(error)) from None
 
