@@ -93,19 +93,19 @@ def run_tool(name: str, folders: tuple[Path, Path], weights: Path) -> dict[str, 
     return found
 
 
-def compare_tools(folders: tuple[Path, Path], weights: Path, tools: Sequence[str]) -> dict[str, Any]:
-    """Every tool, and how far each is from Limner under the protocol that it follows."""
-    rows = {}
+def compare_tools(folders: tuple[Path, Path], weights: Path, tools: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Every tool, and how far each is from Limner under the protocol that it follows: what is known after each."""
+    rows: dict[str, Any] = {}
     for name in tools:
         rows[name] = run_tool(name, folders, weights)
         print(f"{name:20} {rows[name]['value']:.6f}  {rows[name]['seconds']:.1f} s", file=sys.stderr, flush=True)
-    for name, protocol in FOLLOWED.items():
-        if name in rows and f"limner {protocol}" in rows:
-            ours = rows[f"limner {protocol}"]
-            rows[name]["relative_difference"] = abs(ours["value"] / rows[name]["value"] - 1)
-            rows[name]["times_as_long"] = rows[name]["seconds"] / ours["seconds"]
-            rows[name]["times_the_memory"] = rows[name]["peak_mib"] / ours["peak_mib"]
-    return rows
+        for other, protocol in FOLLOWED.items():
+            if other in rows and f"limner {protocol}" in rows:
+                ours = rows[f"limner {protocol}"]
+                rows[other]["relative_difference"] = abs(ours["value"] / rows[other]["value"] - 1)
+                rows[other]["times_as_long"] = rows[other]["seconds"] / ours["seconds"]
+                rows[other]["times_the_memory"] = rows[other]["peak_mib"] / ours["peak_mib"]
+        yield rows
 
 
 def measure_last_step(*, dimensions: int, pictures: int, rounds: int) -> dict[str, Any]:
@@ -161,13 +161,18 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         folders = tuple(options.pictures) if options.pictures else draw_folders(folder, count=options.count)
         result["pictures"] = [len(list(each.glob("*.png"))) for each in folders]
         result["weights"] = "given" if options.weights else "random, of the published layout"
-        result["tools"] = compare_tools(folders, weights, options.tools)
+        for rows in compare_tools(folders, weights, options.tools):
+            result["tools"] = rows
+            _write(result, options.json)  # a tool may take a quarter of an hour: what is done is not lost
     _print(result)
-    if options.json:
-        part = options.json.with_name(options.json.name + ".part")
-        part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        part.replace(options.json)
     return result
+
+
+def _write(result: dict[str, Any], path: Path | None) -> None:
+    if path:
+        part = path.with_name(path.name + ".part")
+        part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        part.replace(path)
 
 
 def _print(result: dict[str, Any]) -> None:
