@@ -14,9 +14,11 @@ from limner.cli import places
 from limner.cli.options import PARAMS, AsJson, Overrides, ParamsFile
 from limner.cli.results import figures, print_json, print_table
 from limner.errors import LimnerError
-from limner.metric_words import with_errors
+from limner.metric_words import HEADLINES, TRANSFER_HEADLINES, family, with_errors
 
 app = typer.Typer()
+
+FIRST = {**HEADLINES, **TRANSFER_HEADLINES}
 
 
 @app.command()
@@ -39,7 +41,7 @@ def summary(*, params: ParamsFile = PARAMS, overrides: Overrides = None, as_json
     if as_json:
         print_json(results)
         return
-    print_table(("model", "dataset", "metrics", "registry"), [_row(name, result) for name, result in results.items()])
+    print_table(("model", "metrics", "registry"), [_row(name, result) for name, result in results.items()])
     print("Next:")
     for command in _next_commands({name: result["task"] for name, result in results.items() if result["exported"]}):
         print(f"  {command}")
@@ -74,12 +76,11 @@ def _read(path: Path) -> dict[str, Any]:
     return document
 
 
-def _row(name: str, result: dict[str, Any]) -> tuple[str, str, str, str]:
+def _row(name: str, result: dict[str, Any]) -> tuple[str, str, str]:
     registry = f"version {result['version']}" if result["version"] else "no version"
     registry = " ".join(part for part in (registry, result["alias"] and f"({result['alias']})") if part)
     return (
-        name,
-        f"{result['dataset']}\n{result['dataset_digest'][:12]}",
+        f"{name}\n{result['dataset']} {result['dataset_digest'][:12]}",
         _metrics(result["metrics"]) if result["metrics"] else "not evaluated yet",
         figures([registry, f"{result['verdict']}: {' '.join(result['reasons'])}"])
         if result["verdict"]
@@ -88,7 +89,8 @@ def _row(name: str, result: dict[str, Any]) -> tuple[str, str, str, str]:
 
 
 def _metrics(found: dict[str, float]) -> str:
-    return "\n".join(f"{name} {value}" for name, value in with_errors(found).items())
+    """Those that deserve to be seen first; all are in the report and in --json."""
+    return "\n".join(f"{name} {value}" for name, value in with_errors(found).items() if family(name) in FIRST)
 
 
 def _next_commands(exported: dict[str, str]) -> list[str]:
