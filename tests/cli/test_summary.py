@@ -13,11 +13,11 @@ def test_summary_has_data_metrics_registry_and_what_to_do_next(
     said = say("summary")
     assert said.status == 0
     assert document["dataset_digest"][:12] in said.out
-    for metric in ("fd_pixels", "diversity", "copy_share"):
+    for metric in ("fd_pixels", "copy_share"):
         assert metric in document["metrics"]
         assert metric in said.out
-    assert "novelty" in document["metrics"]
-    assert "novelty" not in said.out, "what deserves to be seen first leaves room for the registry"
+    assert "precision_pixels" in document["metrics"]
+    assert "precision_pixels" not in said.out, "what deserves to be seen first leaves room for the registry"
     assert "±" in said.out, "an error stands behind its figure"
     assert "_se" not in said.out
     assert document["verdict"] in said.out
