@@ -40,7 +40,8 @@ COPY_RULE = (
 that are noisy or blurred, and takes no held-out picture for one. A copy that is also shifted may go unfound."""
 
 STANDARD_ERRORS = (
-    f"Frechet: jackknife over {GROUPS} groups of the samples; kernel: the same of both sides; shares: binomial"
+    f"Frechet: first-order jackknife over {GROUPS} groups of the samples; kernel: jackknife over groups of both sides; "
+    "shares: binomial"
 )
 
 

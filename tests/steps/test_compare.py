@@ -231,7 +231,7 @@ def test_the_record_has_what_each_metric_depends_on(sets, tmp_path, monkeypatch)
     assert bare["reading"] == READING == "RGB; transparency dropped, orientation not applied"
     found = of(sets / "a", sets / "b", ALL, neighbours=3).protocol
     assert {key: found[key] for key in set(found) - set(bare)} == {
-        "fid_error": "jackknife over 10 groups of each set of pictures",
+        "fid_error": "first-order jackknife over 10 groups of each set of pictures",
         "kid_subsets": "100 of 30 pictures",
         "kid_error": "jackknife over groups of both sides, and between the subsets",
         "prdc_neighbours": "3",
@@ -354,10 +354,17 @@ def test_the_second_time_nothing_is_computed_again(sets, tmp_path, monkeypatch):
     def never(*_, **__):
         raise AssertionError("it was computed again")
 
+    decompositions, eigh = [], torch.linalg.eigh
+
+    def counted(matrix):
+        decompositions.append(matrix)
+        return eigh(matrix)
+
     monkeypatch.setattr(Pixels, "__call__", never)
-    monkeypatch.setattr(torch.linalg, "eigh", never)
+    monkeypatch.setattr(torch.linalg, "eigh", counted)
     assert of(sets / "a", sets / "b", ALL, cache=True, told=told) == first
     assert {work for work, _, _ in told} == {f"looking over {sets / name}" for name in "ab"}
+    assert len(decompositions) == 2, "those of the standard errors; the roots are kept"
     with pytest.raises(AssertionError, match="computed again"):
         of(sets / "a", sets / "b", ALL, cache=False)
 

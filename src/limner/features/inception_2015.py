@@ -18,7 +18,7 @@ from torch import Tensor
 
 from limner.errors import LimnerError
 from limner.features.inception_network import InceptionNetwork
-from limner.features.onnx_network import OnnxNetwork
+from limner.features.onnx_network import PIECE, OnnxNetwork
 from limner.features.resizing import bicubic, bilinear, bilinear_tf1, rgb
 from limner.features.weights_file import network_from_file
 
@@ -69,8 +69,11 @@ class Inception:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Features float32 [N, 2048]; grey is repeated, alpha laid over black."""
-        features: Tensor = (self.faster or self.network)(self._inputs(images))
-        return features
+        if not self.faster:
+            features: Tensor = self.network(self._inputs(images))
+            return features
+        # Resized a few at a time, they do not leave the processor's cache before the network sees them.
+        return torch.cat([self.faster(self._inputs(piece)) for piece in torch.split(images, PIECE)])
 
     def stages(self, images: Tensor) -> tuple[Tensor, ...]:
         """Maps float32 [N, C, H, W] at four depths, shallow to deep, of images uint8 [N, C, H, W]."""
@@ -89,11 +92,11 @@ def network_inputs(pixels: Tensor, *, protocol: ResizeName) -> Tensor:
     """What the network sees, float32 [N, 3, 299, 299] from -1 to about 1, of pixels float32 [N, 3, H, W] in 0..255."""
     match protocol:
         case "pytorch-fid":
-            return 2 * bilinear(pixels / 255, side=SIDE) - 1
+            return bilinear(pixels / 255, side=SIDE).mul_(2).sub_(1)
         case "tf1":
-            return (bilinear_tf1(pixels, side=SIDE) - 128) / 128
+            return bilinear_tf1(pixels, side=SIDE).sub_(128).div_(128)
         case "clean":
-            return (bicubic(pixels, side=SIDE) - 128) / 128
+            return bicubic(pixels, side=SIDE).sub_(128).div_(128)
 
 
 def usual_places(torch_home: Path) -> tuple[Path, ...]:

@@ -9,7 +9,7 @@ and the mean of a bias is the bias.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +74,10 @@ class _Entry(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """The results of each of them, which no ReLU has seen."""
+        if torch.compiler.is_exporting():  # ONNX Runtime blocks channels, and cannot split them without undoing that
+            ends = accumulate(self.sizes)
+            parts = [slice(end - size, end) for end, size in zip(ends, self.sizes, strict=True)]
+            return tuple(F.conv2d(x, self.weight[part], self.bias[part]) for part in parts)
         return torch.split(F.conv2d(x, self.weight, self.bias), self.sizes, 1)
 
 

@@ -47,4 +47,4 @@ def bicubic(pixels: Tensor, *, side: int) -> Tensor:
     """As Pillow does it, one channel after the other in float, clipped to 0..255 and not rounded to whole numbers."""
     # With antialias PyTorch takes Pillow's kernel, of a = -0.5, at every scale; without, another one.
     resized = F.interpolate(pixels, size=(side, side), mode="bicubic", align_corners=False, antialias=True)
-    return resized.clamp(0, 255)
+    return resized.clamp_(0, 255)

@@ -276,7 +276,7 @@ def _conditions(
     ):
         yield "features_of", f"{MOST_KEPT} pictures of a side at most"
     if any(name.endswith("_infinity") for name in metrics):
-        yield "fid_error", f"jackknife over {GROUPS} groups of each set of pictures"
+        yield "fid_error", f"first-order jackknife over {GROUPS} groups of each set of pictures"
     if "kid" in options.metrics:
         yield "kid_subsets", f"{SUBSETS} of {min(SUBSET_SIZE, *(count // 2 for count in counts))} pictures"
         yield "kid_error", "jackknife over groups of both sides, and between the subsets"
