@@ -11,6 +11,7 @@ def evaluate(
     settings: str,
     dataset: dsl.Input[dsl.Dataset],
     trained: dsl.Input[dsl.Model],
+    resources: str,
     evaluation: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
     report: dsl.Output[dsl.HTML],
@@ -22,10 +23,12 @@ def evaluate(
         settings: the model's entries of params.yaml, as `limner config show MODEL --json` prints them
         dataset: the packed dataset
         trained: the trained model
+        resources: what the pod may use, for the log
         evaluation: metrics.json with their protocol, report.html, curves.csv
         metrics: the figures, for the user interface
         report: the report, for the user interface
     """
+    import math
     import shutil
     from pathlib import Path
 
@@ -33,6 +36,7 @@ def evaluate(
     from limner.steps import catalog_from_json
     from limner.steps.evaluate import evaluate as step
 
+    print(f"Evaluating {model} with {resources}", flush=True)
     result = step(
         catalog_from_json(settings).model(model),
         name=model,
@@ -43,4 +47,5 @@ def evaluate(
     )
     shutil.copyfile(result.output / "report.html", report.path)
     for name, value in result.metrics.items():
-        metrics.log_metric(name, value)
+        if math.isfinite(value):  # of anything else Kubeflow makes a failed step
+            metrics.log_metric(name, value)

@@ -7,6 +7,7 @@ A record is flat and all its values are strings, so that it can serve as MLflow 
     seed, device, weights, export_digest      what else decided the result, and what the result is
     run_id                                    where it is tracked
     git_commit, git_dirty, image_digest       the code
+    kubeflow_run                              the pipeline run that trained it, where one did
     {limner,python,torch,torchvision,numpy}_version, platform
 """
 

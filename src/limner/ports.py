@@ -56,6 +56,8 @@ class ModelVersion:
     metrics: Mapping[str, float] = field(default_factory=dict)
     protocol: Mapping[str, str] = field(default_factory=dict)
     export_digest: str = ""
+    dataset_md5: str = ""
+    """DVC's name of the data it was trained on; empty where nothing says."""
 
 
 class ModelRegistry(Protocol):
@@ -69,6 +71,12 @@ class ModelRegistry(Protocol):
 
     def promote(self, version: ModelVersion, *, instead_of: ModelVersion | None, reason: str) -> None:
         """Move the alias `champion`. Raises LimnerError where the champion is no longer `instead_of`."""
+
+    def fetch(self, address: str, folder: Path) -> Path:
+        """The exported model that models:/NAME@ALIAS or models:/NAME/VERSION names, below `folder`.
+
+        Raises LimnerError where there is none.
+        """
 
 
 class ObjectStore(Protocol):
@@ -132,3 +140,5 @@ class Ports:
     """Where the guard's doings are told."""
     fetch: Fetch = local_only
     """Where weights of feature extractors come from that the settings name."""
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    """What the lineage is to say of where this runs: the Kubeflow run, the image."""

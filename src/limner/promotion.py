@@ -43,7 +43,7 @@ def decide(candidate: ModelVersion, champion: ModelVersion | None, policy: Promo
         return Decision("promote", (f"There is no champion yet; {metric} is {value:g}.",))
     if candidate.export_digest and candidate.export_digest == champion.export_digest:
         return Decision("promote", (f"It is the champion already, as version {champion.number}.",))
-    unlike = _unlike(candidate.protocol, champion.protocol)
+    unlike = unlike_protocols(candidate.protocol, champion.protocol)
     if unlike:
         why = f"Champion version {champion.number} was measured in another way: {'; '.join(unlike)}."
         return Decision("hold", (why, "Evaluate and promote the champion again under this protocol, then this model."))
@@ -80,7 +80,8 @@ def _limits(candidate: ModelVersion, policy: PromoteSettings) -> Iterator[str]:
             yield f"{name} is {candidate.metrics[name]:g}; promote.at_least asks for {limit:g}."
 
 
-def _unlike(candidate: Mapping[str, str], champion: Mapping[str, str]) -> list[str]:
+def unlike_protocols(candidate: Mapping[str, str], champion: Mapping[str, str]) -> list[str]:
+    """What was done in another way, key by key; empty where two protocols are the same."""
     return [
         f"{name} was {champion.get(name, '(not recorded)')}, is {candidate.get(name, '(not recorded)')}"
         for name in sorted({*candidate, *champion})

@@ -203,6 +203,11 @@ class TrainSettings(Settings):
         0, ge=0, description="images in memory at once; a share of the batch for one process of several; 0: the batch"
     )
     seed: int = Field(0, ge=0)
+    init: str = Field(
+        "",
+        description="the product's first weights: models:/NAME@ALIAS, models:/NAME/VERSION or the folder of an export; "
+        "empty: random ones",
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the hardware does it")
     deterministic: bool = Field(False, description="refuse operations that have no deterministic form")
     compile: bool = Field(False, description="torch.compile the product's network: worth its minute in a long run")

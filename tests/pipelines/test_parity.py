@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 
 from limner.steps import open_catalog
+from tests.mlflow_stand import database, third_party_warnings
+from tests.pipelines.local_runs import LocalRun, metrics, returned, run
 
-pytestmark = pytest.mark.pipeline
-
-PROJECT = Path(__file__).parents[2]
-
-
-def run(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """A command of this environment, as a person has it on the PATH who has activated it."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    surroundings = {**os.environ, "PATH": path, "PYTHONPATH": str(PROJECT)}
-    return subprocess.run(words, cwd=cwd, env=surroundings, capture_output=True, text=True, check=False, timeout=300)
-
-
-def metrics(folder: Path) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    return document
+pytestmark = [pytest.mark.pipeline, third_party_warnings]
 
 
 @pytest.fixture(scope="module")
@@ -75,21 +60,16 @@ def test_a_second_repro_runs_nothing_at_all(by_dvc: Path) -> None:
     assert "up to date" in said.stdout
 
 
-def test_the_local_runner_of_kubeflow_gives_the_figures_of_a_direct_call(
-    tiny_params: Path, direct: Path, tmp_path: Path
+def test_the_local_runner_of_kubeflow_gives_the_figures_of_a_direct_call_though_its_training_is_killed_twice(
+    tiny_params: Path, direct: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    words = ("python", "-m", "pipelines", "run-local", "tiny-gan", "--params", tiny_params, "--root", tmp_path / "out")
-    said = run(*words, cwd=tmp_path)
-    assert said.returncode == 0, said.stdout + said.stderr
-    (found,) = (tmp_path / "out").glob("*/evaluate/evaluation/metrics.json")
-    assert metrics(found.parent) == metrics(direct / "report")
-    shown = json.loads((found.parents[1] / "executor_output.json").read_text(encoding="utf-8"))
-    figures = metrics(found.parent)
+    tracking = {"MLFLOW_TRACKING_URI": database(tmp_path, tmp_path_factory)}
+    folder, said = LocalRun(tmp_path, tracking)("tiny-gan", "--params", tiny_params, kill_training=2)
+    judged = folder / "evaluate" / "evaluation"
+    assert metrics(judged) == metrics(direct / "report")
+    shown = json.loads((judged.parent / "executor_output.json").read_text(encoding="utf-8"))
+    figures = metrics(judged)
     assert shown["artifacts"]["metrics"]["artifacts"][0]["metadata"] == figures[figures["chosen"]]
-
-
-def test_a_failing_step_fails_the_pipeline(tiny_params: Path, tmp_path: Path) -> None:
-    words = ("python", "-m", "pipelines", "run-local", "tiny-gan", "--params", tiny_params, "--root", tmp_path / "out")
-    said = run(*words, "--set", "datasets.tiny.source={kind: folder, path: nowhere}", cwd=tmp_path)
-    assert said.returncode == 1
-    assert "nowhere" in said.stdout + said.stderr
+    (run,) = MlflowClient(tracking["MLFLOW_TRACKING_URI"]).search_runs(["0", "1"])
+    assert (run.info.run_id, run.info.status) == (returned(folder, "train"), "FINISHED"), "one run, and an honest end"
+    assert f"{folder}" in said

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from limner.errors import LimnerError
-from limner.ports import Notice, ObjectStore, Ports, Progress, nobody
+from limner.ports import ModelRegistry, Notice, ObjectStore, Ports, Progress, Tracker, nobody
 
 if TYPE_CHECKING:
     from limner.adapters.mlflow_server import MlflowServer
@@ -23,7 +23,7 @@ def silent(images_seen: int, total_images: int, losses: Mapping[str, float]) -> 
     """Tell nobody how training goes."""
 
 
-def connect(
+def connect(  # noqa: PLR0913 - it is where all of them are made
     *,
     track: bool = True,
     tracking_uri: str = "",
@@ -31,13 +31,15 @@ def connect(
     notice: Notice = nobody,
     checkpoints: str = "",
     cache: Path = CACHE,
+    kubeflow_run: str = "",
 ) -> Ports:
     """The ports of a process: MLflow, or nothing at all where `track` is off; an object store for checkpoints.
 
     The server is `tracking_uri`, else MLFLOW_TRACKING_URI, else the file mlflow.db in DVC_ROOT or the current folder.
     MLFLOW_RUN_ID, MLFLOW_EXPERIMENT_NAME and MLFLOW_EXPERIMENT_ID say what a scheduler has prepared. LIMNER_CACHE, else
     `cache`, is a folder for what can be computed again; LIMNER_INCEPTION_WEIGHTS and TORCH_HOME say where weights may
-    lie. The store is `checkpoints`, else LIMNER_CHECKPOINTS, where that is a url: s3://bucket/prefix.
+    lie. The store is `checkpoints`, else LIMNER_CHECKPOINTS, where that is a url: s3://bucket/prefix. For the lineage:
+    `kubeflow_run`, else KFP_RUN_ID, and LIMNER_IMAGE.
     """
     from limner.adapters.weights import WeightsCache
 
@@ -45,16 +47,29 @@ def connect(
     place = checkpoints or os.environ.get("LIMNER_CHECKPOINTS", "")
     store = _open_store(place, holding="Checkpoints") if "://" in place else None  # else a folder on this machine
     fetch = WeightsCache(cache / "weights", partial(_open_store, holding="Weights"))
+    provenance = _provenance(kubeflow_run)
     if not track:
         from limner.adapters.untracked import UntrackedRegistry, UntrackedTracker
 
-        return Ports(UntrackedTracker(), UntrackedRegistry(), progress, cache, weights, store, notice, fetch)
+        tracking: tuple[Tracker, ModelRegistry] = (UntrackedTracker(), UntrackedRegistry())
+        return Ports(*tracking, progress, cache, weights, store, notice, fetch, provenance)
     server = find_server(tracking_uri)
     from limner.adapters.mlflow_registry import MlflowRegistry
     from limner.adapters.mlflow_tracker import MlflowTracker
 
-    tracker = MlflowTracker(server, os.environ.get("MLFLOW_RUN_ID", ""))
-    return Ports(tracker, MlflowRegistry(server), progress, cache, weights, store, notice, fetch)
+    tracking = (MlflowTracker(server, os.environ.get("MLFLOW_RUN_ID", "")), MlflowRegistry(server))
+    return Ports(*tracking, progress, cache, weights, store, notice, fetch, provenance)
+
+
+def close_runs(kubeflow_run: str, *, state: str, why: str) -> tuple[str, ...]:
+    """End the MLflow runs that a Kubeflow run has left open, as what they are; returns their ids.
+
+    `state` is how the Kubeflow run ended: SUCCEEDED, CANCELED or CANCELLED, and all else counts as failed. Raises
+    LimnerError where MLflow cannot be asked.
+    """
+    from limner.adapters.mlflow_tracker import close_abandoned
+
+    return close_abandoned(find_server(), kubeflow_run, state=state, why=why)
 
 
 def user_cache() -> Path:
@@ -114,6 +129,15 @@ def _open_store(place: str, *, holding: str) -> ObjectStore:
             fix="pip install 'limner[pipeline]', or keep them in a folder of this machine.",
         ) from error
     return S3Store(place)
+
+
+def _provenance(kubeflow_run: str) -> dict[str, str]:
+    image = os.environ.get("LIMNER_IMAGE", "")
+    found = {
+        "kubeflow_run": kubeflow_run or os.environ.get("KFP_RUN_ID", ""),
+        "image_digest": image.partition("@")[2],
+    }
+    return {name: value for name, value in found.items() if value}
 
 
 def _extractor_weights() -> tuple[Path, ...]:

@@ -31,6 +31,7 @@ from limner.promotion import ALIAS
 from limner.tasks import TRANSLATION
 
 DIGEST, METRICS, PROTOCOL = "limner.export_digest", "limner.metrics", "limner.protocol"
+DATASET = "limner.dataset_md5"
 MODEL_FILE = Path(__file__).with_name("mlflow_model.py")
 SIGNATURE = ModelSignature(
     outputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, -1))]),
@@ -105,6 +106,31 @@ class MlflowRegistry:
             tags = {"previous_version": found, "reason": reason, "at": datetime.now(UTC).isoformat(timespec="seconds")}
             for key, value in tags.items():
                 client.set_model_version_tag(version.name, version.number, f"promotion.{key}", value)
+
+    def fetch(self, address: str, folder: Path) -> Path:
+        """The exported model that models:/NAME@ALIAS or models:/NAME/VERSION names, below `folder`.
+
+        Raises LimnerError where there is no such version, or one that Limner did not register.
+        """
+        with self._speaking(), environment({"MLFLOW_TRACKING_URI": self.server.uri}):
+            import mlflow.artifacts
+
+            try:
+                model = mlflow.artifacts.download_artifacts(
+                    address, dst_path=str(folder), tracking_uri=self.server.uri, registry_uri=self.server.uri
+                )
+            except MlflowException as error:
+                if _says_missing(error):
+                    raise LimnerError(
+                        f"The model registry at {self.server} has no {address}.",
+                        why=first_line(error),
+                        fix="Promote a model first, or name a version that exists: models:/NAME/VERSION.",
+                    ) from error
+                raise
+        found = [path.parent for path in Path(model).glob("artifacts/*/config.json")]
+        if len(found) != 1:
+            raise LimnerError(f"{address} is no model that Limner has exported.", fix="Name another version.")
+        return found[0]
 
     @contextmanager
     def _speaking(self) -> Iterator[None]:
@@ -228,6 +254,7 @@ def _version(stored: StoredVersion) -> ModelVersion:
         metrics={key: float(value) for key, value in json.loads(tags.get(METRICS, "{}")).items()},
         protocol={key: str(value) for key, value in json.loads(tags.get(PROTOCOL, "{}")).items()},
         export_digest=tags.get(DIGEST, ""),
+        dataset_md5=tags.get(DATASET, ""),
     )
 
 

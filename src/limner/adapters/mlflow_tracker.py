@@ -33,6 +33,8 @@ _log = logging.getLogger(__name__)
 
 CONTINUES = "limner.continues"
 """Tag with the id of a run of another server that this run continues, or with the journal it was made from."""
+KUBEFLOW_RUN = "limner.kubeflow_run"
+"""Tag with the id of the Kubeflow run that a run was opened or continued by."""
 STOPPED_BY = "limner.stopped_by"
 """Tag with the error or signal that ended a run."""
 MAX_PARAM, MAX_TAG, MAX_DIGEST = 6000, 8000, 36
@@ -183,6 +185,29 @@ def replay(server: MlflowServer, journal: Path, *, name: str, run_id: str, finis
         except MlflowException as error:
             raise LimnerError(f"MLflow at {server} did not take {journal}.", why=first_line(error)) from error
     return stored.info.run_id, len(missing)
+
+
+def close_abandoned(server: MlflowServer, kubeflow_run: str, *, state: str, why: str) -> tuple[str, ...]:
+    """End the runs that a Kubeflow run has left open: their processes were killed, or could not reach MLflow.
+
+    Returns the runs' ids. Raises LimnerError where MLflow cannot be asked.
+    """
+    status = {"SUCCEEDED": "FINISHED", "CANCELED": "KILLED", "CANCELLED": "KILLED"}.get(state, "FAILED")
+    with http_patience(retries=5, timeout_seconds=20):
+        try:
+            client = server.client
+            experiments = [found.experiment_id for found in client.search_experiments()]
+            mine = f"tags.`{KUBEFLOW_RUN}` = '{kubeflow_run}' and attributes.status = 'RUNNING'"
+            left_open = tuple(found.info.run_id for found in client.search_runs(experiments, mine))
+            for run_id in left_open:
+                if status != "FINISHED":
+                    client.set_tag(run_id, STOPPED_BY, f"Kubeflow run {kubeflow_run}: {why or state}"[:MAX_TAG])
+                client.set_terminated(run_id, status)
+        except MlflowException as error:
+            raise LimnerError(
+                f"MLflow at {server} cannot be asked which runs are still open.", why=first_line(error)
+            ) from error
+    return left_open
 
 
 def _missing(client: MlflowClient, stored: StoredRun, points: Sequence[Line]) -> list[list[Metric]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from limner.errors import LimnerError
 from limner.ports import ModelVersion, Run
 
 
@@ -63,3 +64,7 @@ class UntrackedRegistry:
 
     def promote(self, version: ModelVersion, *, instead_of: ModelVersion | None, reason: str) -> None:
         """Move nothing."""
+
+    def fetch(self, address: str, folder: Path) -> Path:
+        """Raises LimnerError: there is no version."""
+        raise LimnerError(f"{address} cannot be had without a registry.", fix="Leave out --no-track.")

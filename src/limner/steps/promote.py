@@ -14,6 +14,7 @@ from limner.lineage import read_lineage, write_lineage
 from limner.ports import ModelVersion, Ports
 from limner.promotion import ALIAS, Decision, Verdict, compared_metric, decide
 from limner.settings import MethodSettings, ModelSettings
+from limner.steps.gate import judged_model
 from limner.steps.output import replaced
 
 
@@ -66,23 +67,15 @@ def promote(
 
 def _candidate(registered_name: str, evaluation: Path, record: Mapping[str, str]) -> ModelVersion:
     """The exported model with the figures of the weights it was exported from."""
-    path = evaluation / "metrics.json"
     digest = record.get("export_digest", "")
     if not digest:
         raise LimnerError(
             "The export does not say which weights it holds: its lineage has no export_digest.",
             fix="Export again: limner export MODEL",
         )
-    try:
-        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        metrics = {name: _number(value) for name, value in document[document["chosen"]].items()}
-        protocol = {name: str(value) for name, value in document["protocol"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise LimnerError(
-            f"{path} is not an evaluation.", why=repr(error), fix="Evaluate first: limner evaluate MODEL"
-        ) from error
+    candidate = judged_model(registered_name, evaluation, digest=digest)
     _refuse_other_weights(evaluation, exported=digest)
-    return ModelVersion(registered_name, "", (), metrics, protocol, digest)
+    return candidate
 
 
 def _refuse_other_weights(evaluation: Path, *, exported: str) -> None:
@@ -92,11 +85,6 @@ def _refuse_other_weights(evaluation: Path, *, exported: str) -> None:
             why="So its figures are not those of the exported model.",
             fix="Evaluate and export again: limner evaluate MODEL, limner export MODEL",
         )
-
-
-def _number(value: float | None) -> float:
-    """JSON has no NaN; null stands for a metric that could not be computed."""
-    return math.nan if value is None else float(value)
 
 
 def _written(version: ModelVersion) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from limner.data import Augmentation, open_batches, refuse_other_task, showcase_
 from limner.errors import LimnerError
 from limner.health import HealthCheck
 from limner.journal import Journal, Line, describe_event, read_journal
-from limner.lineage import directory_md5, write_lineage
+from limner.lineage import directory_md5, read_lineage, write_lineage
 from limner.methods import TrainingMethod, load_method
 from limner.mirror import Mirror
 from limner.optimise import compile_network
@@ -34,6 +34,7 @@ from limner.precision import autocast, choose_precision
 from limner.quick_judging import QuickJudging, open_quick_judging
 from limner.randomness import derive_seed, generator
 from limner.settings import MethodSettings, ModelSettings
+from limner.steps.initial_weights import start_from
 from limner.steps.output import replaced
 from limner.tasks import Pairs, PictureShape, UnpairedPictures
 from limner.trained import draw, draw_batch, save_config, save_product, save_weights
@@ -72,6 +73,7 @@ def train(
         if not distributed.is_first():
             return _assist(settings, packed, device=device, ports=ports, output=output)
         method = build(settings, training_shape(settings, packed), device)
+        settings = start_from(settings, method, ports=ports)
         key = _key(settings, packed.digest)
         place = scratch / key
         _delete_finished(scratch, name=name, ports=ports)
@@ -86,6 +88,7 @@ def train(
             for line in read_journal(place / "journal.jsonl"):  # of a process that was killed before all had been sent
                 tracked.metrics(line.get("metrics", {}), images_seen=line["images"])
             _describe(tracked, settings, packed, name=name)
+            tracked.tags({f"limner.{key}": value for key, value in ports.provenance.items()})
             run = assemble(settings, method, packed, place=place, ports=ports, tracked=tracked, mirror=mirror)
             with run.checkpoints, run.journal:
                 state = run_loop(run)
@@ -95,9 +98,10 @@ def train(
                 record |= {
                     "dataset": settings.dataset,
                     "dataset_digest": packed.digest,
-                    "dataset_md5": directory_md5(dataset),
+                    # A folder that was fetched by its name has it; what was made of its pictures has another one.
+                    "dataset_md5": read_lineage(dataset).get("dataset_md5") or directory_md5(dataset),
                 }
-                write_lineage(folder, record | {"run_id": tracked.id, "images_seen": state.images})
+                write_lineage(folder, record | {"run_id": tracked.id, "images_seen": state.images, **ports.provenance})
             tracked.file(output / "lineage.json")
             tracked.file(output / "journal.jsonl")
         # The output holds all that matters; the same call again is a new run. A kill from here on must not leave what
@@ -112,6 +116,7 @@ def _assist(
 ) -> Trained:
     """Take a share of another process's run: compute, and write nothing that stays."""
     method = build(settings, training_shape(settings, packed), device)
+    settings = start_from(settings, method, ports=ports)
     with tempfile.TemporaryDirectory(prefix="limner-") as place:
         run = assemble(settings, method, packed, place=Path(place), ports=ports, writes=False)
         with run.checkpoints, run.journal:
