@@ -17,10 +17,10 @@ export DVC_NO_ANALYTICS := true
 test check test-all: export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check smoke test-all lint format ui lock clean
+.PHONY: help run test check smoke test-all test-containers lint format ui lock clean
 
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(SETUP) ## data -> train -> evaluate -> export -> promote, for every entry of params.yaml; then a table of what came out
 	@dvc repro
@@ -41,6 +41,9 @@ smoke: $(SETUP) ## the five steps on tiny data, in a temporary folder: no networ
 
 test-all: $(SETUP) lint ## `make test` and the tests that take minutes
 	@python -m pytest -n logical --maxprocesses 4 --dist loadscope $(TESTS)
+
+test-containers: $(SETUP) ## build the image and run the pipeline in it: an engine (or root and dockerd), 25 GB, minutes
+	@OMP_NUM_THREADS=1 python -m pytest -m containers -q -s tests/containers
 
 lint: $(SETUP) ## ruff, mypy and the layer contracts
 	@ruff check .

@@ -6,7 +6,13 @@ from components.image import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False, packages_to_install=[])
-def probe(model: str, settings: str, dataset_md5: str, fine_tune: bool, retrain_settings: dsl.OutputPath(str)) -> str:
+def probe(
+    model: str,
+    settings: str,
+    dataset_md5: str,
+    fine_tune: bool,
+    retrain_settings: dsl.OutputPath(str),  # type: ignore[valid-type]
+) -> str:
     """Compare the data with those of the champion; returns train or skip.
 
     Args:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pipelines.placement import Placement
 
-PIPELINES = ("train_and_promote", "sweep", "retrain", "stylize_batch")
+PIPELINES = ("train_and_promote", "train_on_nodes", "sweep", "retrain", "stylize_batch")
 
 
 def load(name: str, placement: Placement) -> Any:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from kfp import Client
 
     from limner.params import Catalog
+    from limner.settings import TrainSettings
 
 NEEDS_TRIALS, NEEDS_NO_SETTINGS = "sweep", "stylize_batch"
 CONTENTS = "files/md5/{}/{}"
@@ -54,7 +55,7 @@ def refuse_mutable(image: str, *, allowed: bool) -> None:
         )
 
 
-# -- arguments ----------------------------------------------------------------------------------------------------------
+# -- arguments --------------------------------------------------------------------------------------------------------
 
 
 def run_arguments(
@@ -93,12 +94,24 @@ def run_arguments(
             raise LimnerError(f"The trials in {trials} are of {found.model}, not of {model}.")
         values["trials"] = settings_of(found, params, overrides)
     values |= given
+    if pipeline != NEEDS_NO_SETTINGS:
+        _refuse_indivisible(catalog.model(model).train, int(values.get("gpus", inputs["gpus"].default)))
     missing = [name for name, one in inputs.items() if not one.optional and name not in values]
     if missing:
         raise LimnerError(
             f"The pipeline {pipeline} needs {', '.join(missing)}.", fix=f"--with {missing[0]}=... for each of them."
         )
     return values
+
+
+def _refuse_indivisible(train: TrainSettings, gpus: int) -> None:
+    """What the training would refuse when its pod has come up at last."""
+    parts = train.batch // (train.micro_batch or train.batch)
+    if gpus > 1 and parts % gpus:
+        raise LimnerError(
+            f"A batch of {train.batch} in {parts} micro-batches cannot be shared out among {gpus} GPUs.",
+            fix=f"--set models.MODEL.train.micro_batch={max(1, train.batch // gpus)}, or another number of GPUs.",
+        )
 
 
 def _value(word: str, inputs: Mapping[str, Any], pipeline: str) -> tuple[str, Any]:
@@ -172,7 +185,7 @@ def _dvc_config(key: str) -> str:
     return answer.stdout.strip() if answer.returncode == 0 else ""
 
 
-# -- the cluster --------------------------------------------------------------------------------------------------------
+# -- the cluster ------------------------------------------------------------------------------------------------------
 
 
 def connect(host: str, namespace: str) -> Client:

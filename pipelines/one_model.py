@@ -40,15 +40,15 @@ def train_and_judge(
         kubeflow_run=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
         resources=where.words(where.gpus),
     )
-    judged = evaluate(
-        **what,
-        dataset=dataset,
-        trained=trained.outputs["trained"],
-        resources=where.words(where.evaluation_gpus),
-    )
     place_heavy(trained, placement, where, gpus=where.gpus)
+    return judge(what, trained.outputs["trained"], dataset=dataset, placement=placement, where=where)
+
+
+def judge(what: Mapping[str, Any], trained: Any, *, dataset: Any, placement: Placement, where: Where) -> Judged:
+    """Evaluate a trained model."""
+    judged = evaluate(**what, dataset=dataset, trained=trained, resources=where.words(where.evaluation_gpus))
     place_heavy(judged, placement, where, gpus=where.evaluation_gpus)
-    return Judged(trained.outputs["trained"], judged.outputs["evaluation"])
+    return Judged(trained, judged.outputs["evaluation"])
 
 
 def gate_and_promote(what: Mapping[str, Any], judged: Judged, *, placement: Placement, where: Where) -> None:

@@ -83,6 +83,13 @@ def place(task: dsl.PipelineTask, placement: Placement, where: Where, *, cached:
     return _place(task, placement, where, cached=cached, hours=placement.step_hours, retries=placement.retries)
 
 
+def place_watch(task: dsl.PipelineTask, placement: Placement, where: Where) -> dsl.PipelineTask:
+    """A task that needs little itself, and waits for a training elsewhere."""
+    task.set_cpu_request("1").set_cpu_limit("4").set_memory_request("2Gi").set_memory_limit("8Gi")
+    hours, retries = placement.train_hours, placement.train_retries
+    return _place(task, placement, where, cached=False, hours=hours, retries=retries)
+
+
 def place_heavy(task: dsl.PipelineTask, placement: Placement, where: Where, *, gpus: Any) -> dsl.PipelineTask:
     """A task that computes, perhaps on GPUs: one that trains where `gpus` are those of the training."""
     trains = gpus is where.gpus

@@ -182,3 +182,13 @@ def test_replay_to_a_dead_server_is_an_error(
     journal = write_journal(tmp_path / "journal.jsonl", 10)
     with pytest.raises(LimnerError, match="did not take"):
         replay(journal, name="digits", run_id="", finished=True, tracking_uri="http://127.0.0.1:9")
+
+
+def test_the_kubeflow_run_and_the_image_are_told_to_the_lineage(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert connect(track=False).provenance == {}
+    monkeypatch.setenv("KFP_RUN_ID", "environment")
+    monkeypatch.setenv("LIMNER_IMAGE", "registry.example.org/limner-python@sha256:abc")
+    assert connect(track=False).provenance == {"kubeflow_run": "environment", "image_digest": "sha256:abc"}
+    assert connect(track=False, kubeflow_run="argument").provenance["kubeflow_run"] == "argument"
+    monkeypatch.setenv("LIMNER_IMAGE", "limner-python:1")
+    assert "image_digest" not in connect(track=False).provenance

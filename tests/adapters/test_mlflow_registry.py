@@ -221,3 +221,34 @@ def test_registered_model_runs_elsewhere_without_pickle_and_without_our_package(
     assert required == list(NEEDED_TO_SERVE)
     other = {"safetensors", "torchvision", "onnx", "onnxruntime", "mlxtend", "ruamel", "typer", "dvc", "kfp"}
     assert not other & set(result["loaded"])
+
+
+# -- fetching ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_version_is_fetched_as_it_was_exported(registry, export, run_id, tmp_path):
+    version = registry.register(candidate(), export, run_id=run_id)
+    registry.promote(version, instead_of=None, reason="It is the first.")
+    for address in ("models:/digits@champion", "models:/digits/1"):
+        place = tmp_path / address.replace("/", "_")
+        place.mkdir()
+        found = registry.fetch(address, place)
+        assert found.is_relative_to(place)
+        assert {path.name: path.read_bytes() for path in found.iterdir()} == {
+            path.name: path.read_bytes() for path in export.iterdir()
+        }
+
+
+@pytest.mark.parametrize("address", ["models:/digits@champion", "models:/digits/9", "models:/nobody/1"])
+def test_a_version_that_does_not_exist_is_told_in_words(registry, export, run_id, tmp_path, address):
+    registry.register(candidate(), export, run_id=run_id)
+    with pytest.raises(LimnerError, match=f"(?s)has no {address}.*Promote a model first"):
+        registry.fetch(address, tmp_path)
+
+
+def test_the_champion_tells_which_data_it_was_trained_on(registry, export, run_id):
+    record = json.loads((export / "lineage.json").read_text())
+    (export / "lineage.json").write_text(json.dumps({**record, "dataset_md5": f"{'a' * 32}.dir"}))
+    version = registry.register(candidate(), export, run_id=run_id)
+    registry.promote(version, instead_of=None, reason="It is the first.")
+    assert registry.champion("digits").dataset_md5 == f"{'a' * 32}.dir"

@@ -17,7 +17,7 @@ from PIL import Image
 
 from limner.adapters import replay
 from limner.adapters.mlflow_server import MlflowServer
-from limner.adapters.mlflow_tracker import MlflowTracker
+from limner.adapters.mlflow_tracker import KUBEFLOW_RUN, STOPPED_BY, MlflowTracker, close_abandoned
 from limner.errors import LimnerError
 from limner.journal import Journal
 from tests.mlflow_stand import third_party_warnings
@@ -310,3 +310,32 @@ def _wait_until(condition) -> None:
             return
         time.sleep(0.1)
     raise AssertionError("it did not happen")
+
+
+# -- what a killed process leaves open --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("state", "status"), [("FAILED", "FAILED"), ("CANCELED", "KILLED"), ("SUCCEEDED", "FINISHED"), ("", "FAILED")]
+)
+def test_runs_that_a_pipeline_has_left_open_are_ended_as_what_they_are(server, state, status):
+    client, experiment = server.client, server.find_experiment()
+
+    def left(pipeline: str, ended: str = "") -> str:
+        run = client.create_run(experiment, tags={KUBEFLOW_RUN: pipeline})
+        if ended:
+            client.set_terminated(run.info.run_id, ended)
+        return str(run.info.run_id)
+
+    mine, done, others = left("one"), left("one", "FINISHED"), left("two")
+    assert close_abandoned(server, "one", state=state, why="The node went away.") == (mine,)
+    assert [client.get_run(run).info.status for run in (mine, done, others)] == [status, "FINISHED", "RUNNING"]
+    why = "" if status == "FINISHED" else "Kubeflow run one: The node went away."
+    assert client.get_run(mine).data.tags.get(STOPPED_BY, "") == why
+    assert close_abandoned(server, "one", state=state, why="") == ()
+
+
+def test_a_server_that_is_away_is_told_in_words(monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(LimnerError, match="cannot be asked which runs are still open"):
+        close_abandoned(MlflowServer("http://127.0.0.1:9"), "one", state="FAILED", why="")

@@ -197,6 +197,79 @@ def test_a_key_that_the_server_does_not_delete_is_an_error(store, monkeypatch):
         store.delete(["a"])
 
 
+def test_a_key_is_read_from_any_byte_on_and_a_missing_one_is_none(store, tmp_path):
+    content = bytes(range(256)) * 3000
+    store.write("run/a", content)
+    for start in (0, 1, len(content) - 1):
+        assert b"".join(store.read("run/a", start=start)) == content[start:]
+    assert b"".join(store.read("run/a", start=len(content))) == b""
+    assert b"".join(store.read("run/a", start=len(content) + 7)) == b""
+    assert store.read("run/b") is None
+    store.write("run/a", b"")
+    assert b"".join(store.read("run/a")) == b""
+    with pytest.raises(LimnerError, match="NoSuchBucket"):
+        S3Store("s3://no-such-bucket").read("a")
+
+
+class Breaking(BaseHTTPRequestHandler):
+    """Answers with the rest of CONTENT, but closes the connection after at most `self.server.bytes` of it."""
+
+    CONTENT = bytes(range(256)) * 4000
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        start = int(self.headers.get("Range", "bytes=0-")[6:-1])
+        self.server.starts.append(start)
+        if len(self.server.starts) > self.server.answers:
+            body = b"<Error><Code>NoSuchKey</Code></Error>"
+            self.send_response(404)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+            return
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(self.CONTENT) - start))
+        self.end_headers()
+        self.wfile.write(self.CONTENT[start : start + self.server.bytes])
+        self.close_connection = True
+
+    def log_message(self, *words):
+        pass
+
+
+@pytest.fixture
+def breaking(bucket, monkeypatch):
+    with HTTPServer(("127.0.0.1", 0), Breaking) as server:
+        server.starts, server.answers, server.bytes = [], 99, 400_000
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setattr(module, "PAUSE_SECONDS", 0.01)
+        monkeypatch.setattr(module, "ATTEMPTS", 3)
+        yield server
+        server.shutdown()
+
+
+def test_reading_goes_on_where_a_connection_broke(breaking):
+    assert b"".join(S3Store("s3://bucket").read("a")) == Breaking.CONTENT
+    assert breaking.starts[0] == 0
+    assert len(breaking.starts) >= 3
+    gains = [later - earlier for earlier, later in zip(breaking.starts, breaking.starts[1:], strict=False)]
+    assert all(400_000 - module.PIECE <= gain <= 400_000 for gain in gains)
+
+
+def test_reading_is_given_up_where_nothing_more_comes(breaking):
+    breaking.bytes = 0
+    with pytest.raises(LimnerError, match=r"(?s)s3://bucket does not do.*is up and can be reached"):
+        list(S3Store("s3://bucket").read("a"))
+    assert breaking.starts == [0, 0, 0]
+
+
+def test_a_key_that_is_deleted_while_it_is_read_is_an_error(breaking):
+    breaking.answers = 1
+    with pytest.raises(LimnerError, match="a was deleted while it was read"):
+        list(S3Store("s3://bucket").read("a"))
+
+
 def test_connect_takes_the_place_from_the_argument_or_the_environment(bucket, monkeypatch, tmp_path):
     assert connect(track=False).store is None
     assert connect(track=False, checkpoints=str(tmp_path)).store is None

@@ -69,7 +69,6 @@ def kill_after_checkpoints(parent: int, *, times: int) -> int:
             )
             if saved - seen:
                 child.kill()
-                child.wait(10)
                 seen, done = seen | saved, done + 1
                 break
         time.sleep(0.02)
@@ -79,7 +78,9 @@ def kill_after_checkpoints(parent: int, *, times: int) -> int:
 def _trainings(parent: int) -> list[psutil.Process]:
     try:
         children = psutil.Process(parent).children(recursive=True)
-        return [child for child in children if "--function_to_execute train" in " ".join(child.cmdline())]
+        # Not the shell around it, whose words are the same.
+        pythons = [child for child in children if child.name().startswith("python")]
+        return [child for child in pythons if "--function_to_execute train" in " ".join(child.cmdline())]
     except psutil.Error:
         return []
 

@@ -55,7 +55,7 @@ def test_settings_and_parameters_become_the_arguments_in_their_own_types(tiny_pa
         tiny_params, "gpus=2", "cpu=8", "tolerations=[{key: gpu, operator: Exists}]", "node_selector={a: b}"
     )
     assert found["settings"] == open_catalog(tiny_params).to_json("tiny-gan")
-    assert (found["gpus"], found["cpu"]) == (2, "8")
+    assert (found["gpus"], found["cpu"]) == (0, "8")
     assert found["tolerations"] == [{"key": "gpu", "operator": "Exists"}]
     assert found["node_selector"] == {"a": "b"}
 
@@ -73,6 +73,11 @@ def test_settings_and_parameters_become_the_arguments_in_their_own_types(tiny_pa
 def test_a_wrong_parameter_is_refused(tiny_params: Path, word: str, problem: str) -> None:
     with pytest.raises(LimnerError, match=f"(?s){problem}"):
         arguments(tiny_params, word)
+
+
+def test_more_gpus_than_micro_batches_are_refused_before_a_pod_waits_for_them(tiny_params: Path) -> None:
+    with pytest.raises(LimnerError, match=r"(?s)32 in 1 micro-batches.*2 GPUs.*micro_batch=16"):
+        arguments(tiny_params, "gpus=2")
 
 
 def test_parameters_that_are_missing_are_named(tiny_params: Path) -> None:

@@ -57,7 +57,10 @@ def connect(  # noqa: PLR0913 - it is where all of them are made
     from limner.adapters.mlflow_registry import MlflowRegistry
     from limner.adapters.mlflow_tracker import MlflowTracker
 
-    tracking = (MlflowTracker(server, os.environ.get("MLFLOW_RUN_ID", "")), MlflowRegistry(server))
+    tracking = (
+        MlflowTracker(server, os.environ.get("MLFLOW_RUN_ID", ""), provenance.get("kubeflow_run", "")),
+        MlflowRegistry(server),
+    )
     return Ports(*tracking, progress, cache, weights, store, notice, fetch, provenance)
 
 

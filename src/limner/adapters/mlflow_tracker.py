@@ -48,6 +48,8 @@ class MlflowTracker:
     server: MlflowServer
     run_id: str = ""
     """Used where a step names no run: a scheduler has opened this one for us."""
+    kubeflow_run: str = ""
+    """Marks the runs, before anything else is recorded: who cleans up after a killed process knows them by it."""
 
     @contextmanager
     def run(self, name: str, *, run_id: str = "") -> Iterator[Run]:
@@ -57,7 +59,7 @@ class MlflowTracker:
         signals become. Where MLflow cannot be used, the run that is given out records nothing.
         """
         with http_patience(retries=2, timeout_seconds=20):
-            opened = _open_or_warn(self.server, name, run_id or self.run_id)
+            opened = _open_or_warn(self.server, name, run_id or self.run_id, kubeflow_run=self.kubeflow_run)
         if opened is None:
             yield UntrackedRun(run_id)
             return
@@ -225,7 +227,7 @@ def _missing(client: MlflowClient, stored: StoredRun, points: Sequence[Line]) ->
     return [metrics for metrics in lacking if metrics]
 
 
-def _open_or_warn(server: MlflowServer, name: str, run_id: str) -> MlflowRun | None:
+def _open_or_warn(server: MlflowServer, name: str, run_id: str, *, kubeflow_run: str) -> MlflowRun | None:
     try:
         stored = find_run(server.client, run_id)
         if run_id and stored is None:
@@ -233,6 +235,8 @@ def _open_or_warn(server: MlflowServer, name: str, run_id: str) -> MlflowRun | N
         stored = stored or _stand_in(server, name, what=run_id)
         if stored.info.status not in ("FINISHED", "RUNNING"):
             server.client.update_run(stored.info.run_id, status="RUNNING")
+        if kubeflow_run:
+            server.client.set_tag(stored.info.run_id, KUBEFLOW_RUN, kubeflow_run)
         if STOPPED_BY in stored.data.tags:
             server.client.delete_tag(stored.info.run_id, STOPPED_BY)
         return MlflowRun(server, stored, name=name)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -19,15 +21,21 @@ from botocore.exceptions import (
     ConnectTimeoutError,
     CredentialRetrievalError,
     EndpointConnectionError,
+    HTTPClientError,
+    IncompleteReadError,
     NoCredentialsError,
     PartialCredentialsError,
-    ReadTimeoutError,
     SSLError,
 )
+from botocore.response import StreamingBody
 
 from limner.errors import LimnerError
 
 CONNECT_SECONDS, READ_SECONDS, ATTEMPTS = 10, 60, 4
+PAUSE_SECONDS = 0.5
+"""Before a transfer that broke off is taken up again; doubled each time in a row."""
+PIECE = 2**18
+"""Bytes; what has come of a piece is lost where the connection breaks."""
 DELETED_AT_ONCE = 1000
 """The most keys that S3 takes in one request."""
 # Parallel parts for big files; few enough that the training beside them keeps its processor.
@@ -89,6 +97,19 @@ class S3Store:
         finally:
             partial.unlink(missing_ok=True)
 
+    def read(self, key: str, *, start: int = 0) -> Iterator[bytes] | None:
+        """A key's bytes from `start` on, piece by piece; None where there is no such key.
+
+        Where the connection breaks or stalls, reading goes on from there over a new one.
+        """
+        body = self._body(key, start)
+        return None if body is None else self._pieces(key, start, body)
+
+    def write(self, key: str, content: bytes) -> None:
+        """Store a few bytes; a key has the old ones until all new ones are there."""
+        with self._errors_in_words():
+            self._client.put_object(Bucket=self._bucket, Key=self._root + key, Body=content)
+
     def delete(self, keys: Iterable[str]) -> None:
         """Delete keys, batch by batch in their order; one that does not exist is no error."""
         left = iter(keys)
@@ -97,6 +118,41 @@ class S3Store:
                 answer = self._client.delete_objects(Bucket=self._bucket, Delete={"Objects": batch, "Quiet": True})
             if refused := answer.get("Errors"):  # the request as a whole counts as successful all the same
                 raise self._error(f"{refused[0]['Key']}: {refused[0].get('Message') or refused[0]['Code']}")
+
+    def _body(self, key: str, start: int) -> StreamingBody | None:
+        span = {"Range": f"bytes={start}-"} if start else {}
+        with self._errors_in_words():
+            try:
+                return self._client.get_object(Bucket=self._bucket, Key=self._root + key, **span)["Body"]
+            except ClientError as error:
+                match _code(error):
+                    case "NoSuchKey" | "404":
+                        return None
+                    case "InvalidRange" | "416":  # there is nothing behind `start`
+                        return StreamingBody(io.BytesIO(), 0)
+                raise
+
+    def _pieces(self, key: str, done: int, body: StreamingBody | None) -> Iterator[bytes]:
+        broken = 0
+        while body is not None:
+            with self._errors_in_words():
+                try:
+                    for piece in body.iter_chunks(PIECE):
+                        done, broken = done + len(piece), 0
+                        yield piece
+                    return
+                except (HTTPClientError, IncompleteReadError):
+                    broken += 1
+                    if broken == ATTEMPTS:
+                        raise
+                finally:
+                    body.close()
+            time.sleep(PAUSE_SECONDS * 2 ** (broken - 1))
+            body = self._body(key, done)
+        raise self._error(f"{self._root}{key} was deleted while it was read.")
+
+    def __str__(self) -> str:
+        return self._url
 
     @contextmanager
     def _errors_in_words(self) -> Iterator[None]:
@@ -116,13 +172,17 @@ def _remedy(error: BaseException) -> str:
     match error:
         case NoCredentialsError() | PartialCredentialsError() | CredentialRetrievalError():
             return "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or log in as your AWS account wants it."
-        case EndpointConnectionError() | ConnectTimeoutError() | ReadTimeoutError() | SSLError():
+        case EndpointConnectionError() | ConnectTimeoutError() | SSLError() | HTTPClientError() | IncompleteReadError():
             return f"Look whether that server is up and can be reached from here. {server}"
         case ValueError():
             return "Write AWS_ENDPOINT_URL as http://HOST:PORT or https://HOST."
         case ClientError():
-            return _remedy_of_refusal(str(error.response.get("Error", {}).get("Code", "")), server)
+            return _remedy_of_refusal(_code(error), server)
     return ""
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
 
 
 def _remedy_of_refusal(code: str, server: str) -> str:
@@ -135,4 +195,6 @@ def _remedy_of_refusal(code: str, server: str) -> str:
             return "Renew AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, if you use one, AWS_SESSION_TOKEN."
         case "PermanentRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException":
             return "Set AWS_DEFAULT_REGION to the bucket's region."
+        case "InternalError" | "ServiceUnavailable" | "SlowDown" | "500" | "502" | "503" | "504":
+            return f"See how that server is, then start the same command again. {server}"
     return ""

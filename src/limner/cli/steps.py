@@ -25,6 +25,7 @@ from limner.cli.options import (
 )
 from limner.cli.progress import training_progress
 from limner.cli.results import show
+from limner.errors import LimnerError
 
 app = typer.Typer()
 
@@ -33,6 +34,19 @@ app = typer.Typer()
 def prepare(
     dataset: DatasetName,
     *,
+    md5: Annotated[
+        str,
+        typer.Option(
+            "--md5", metavar="MD5", help="Fetch it by its md5 in dvc.lock, or that in an object s3://bucket/key."
+        ),
+    ] = "",
+    remote: Annotated[
+        str, typer.Option("--remote", metavar="S3_URL", help="The DVC remote to fetch from: s3://bucket/prefix.")
+    ] = "",
+    place: Annotated[
+        str,
+        typer.Option("--place", metavar="PATH", help="The md5 is that of the pictures which the repository has there."),
+    ] = "",
     output: Output = None,
     params: ParamsFile = PARAMS,
     overrides: Overrides = None,
@@ -46,12 +60,26 @@ def prepare(
     Example:
       limner prepare digits
       limner prepare digits --set datasets.digits.image.size=64 --output /data/digits-64
+      limner prepare digits --md5 733b6c2a61c1e6e0dd9ef8bb9c9d4e02.dir --remote s3://bucket/dvc
     """
     from limner.steps import open_catalog
+    from limner.steps.fetch import fetch
     from limner.steps.prepare import prepare as step
 
-    settings = open_catalog(params, overrides or ()).dataset(dataset)
-    show(step(settings, name=dataset, output=output or places.dataset(dataset)), as_json=as_json)
+    settings, output = open_catalog(params, overrides or ()).dataset(dataset), output or places.dataset(dataset)
+    if bool(md5) != bool(remote) or (place and not md5):
+        raise LimnerError(
+            "--md5 and --remote belong together, and --place to them.",
+            fix="Name the md5 of the data and the DVC remote that has them, or neither.",
+        )
+    if md5:
+        from limner.adapters.dvc_cache import open_remote, resolve_md5
+
+        contents, md5 = open_remote(remote), resolve_md5(md5)
+        result = fetch(settings, name=dataset, md5=md5, place=place, contents=contents, output=output)
+    else:
+        result = step(settings, name=dataset, output=output)
+    show(result, as_json=as_json)
 
 
 @app.command()

@@ -46,7 +46,7 @@ def prepare(settings: DatasetSettings, *, name: str, output: Path) -> Prepared:
     sources = open_domains(settings.source, largest_file=largest_file(settings.image))
     _refuse_different_classes(sources)
     _refuse_same_places(settings.source)
-    _refuse_output(output, settings)
+    refuse_output(output, settings)
     with replaced(output) as folder:
         domains = _pack(settings, sources, folder=folder)
         manifest = Manifest(
@@ -54,7 +54,7 @@ def prepare(settings: DatasetSettings, *, name: str, output: Path) -> Prepared:
             task=task_of(settings.source),
             image=image_record(settings.image),
             domains=domains,
-            settings=_portable(settings.model_dump(mode="json")),
+            settings=portable(settings.model_dump(mode="json")),
             licence=settings.licence,
         )
         digest = manifest.write(folder)
@@ -112,7 +112,8 @@ def _refuse_same_places(source: Source) -> None:
             )
 
 
-def _refuse_output(output: Path, settings: DatasetSettings) -> None:
+def refuse_output(output: Path, settings: DatasetSettings) -> None:
+    """Raise LimnerError for a place that holds something else, or that a source of the dataset lies in."""
     if output.is_dir() and any(output.iterdir()) and not (output / MANIFEST).is_file():
         raise LimnerError(
             f"{output} is not empty and is no packed dataset.",
@@ -137,13 +138,13 @@ def _real(path: Path) -> Path:
     return Path(os.path.realpath(path))  # Path.resolve raises RuntimeError for a link that points to itself
 
 
-def _portable(document: Any) -> Any:
+def portable(document: Any) -> Any:
     """Settings without the places of this machine: of each path only the last name remains."""
     if isinstance(document, list):
-        return [_portable(item) for item in document]
+        return [portable(item) for item in document]
     if not isinstance(document, dict):
         return document
-    return {key: _last_name(value) if key == "path" else _portable(value) for key, value in document.items()}
+    return {key: _last_name(value) if key == "path" else portable(value) for key, value in document.items()}
 
 
 def _last_name(path: str | list[str]) -> str | list[str]:

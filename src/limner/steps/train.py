@@ -88,7 +88,6 @@ def train(
             for line in read_journal(place / "journal.jsonl"):  # of a process that was killed before all had been sent
                 tracked.metrics(line.get("metrics", {}), images_seen=line["images"])
             _describe(tracked, settings, packed, name=name)
-            tracked.tags({f"limner.{key}": value for key, value in ports.provenance.items()})
             run = assemble(settings, method, packed, place=place, ports=ports, tracked=tracked, mirror=mirror)
             with run.checkpoints, run.journal:
                 state = run_loop(run)
@@ -98,7 +97,7 @@ def train(
                 record |= {
                     "dataset": settings.dataset,
                     "dataset_digest": packed.digest,
-                    # A folder that was fetched by its name has it; what was made of its pictures has another one.
+                    # What was fetched by a name keeps it, be it the name of the pictures that it was made of.
                     "dataset_md5": read_lineage(dataset).get("dataset_md5") or directory_md5(dataset),
                 }
                 write_lineage(folder, record | {"run_id": tracked.id, "images_seen": state.images, **ports.provenance})
