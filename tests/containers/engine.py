@@ -109,6 +109,8 @@ def running() -> Iterator[Engine]:
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=120)
+        for left in folder.glob("exec/netns/*"):  # a daemon whose containers had the host's network leaves it mounted
+            subprocess.run(["umount", left], check=False)
         shutil.rmtree(folder)
 
 
