@@ -27,10 +27,10 @@ run: $(SETUP) ## data -> train -> evaluate -> export -> promote, for every entry
 	@limner summary
 
 test: $(SETUP) lint ## everything that CI checks: lint, types, layers and the tests
-	@python -m pytest -m "not slow" -n logical --maxprocesses 4 --dist loadscope $(TESTS)
+	@python -m pytest -m "not slow and not containers" -n logical --maxprocesses 4 --dist loadscope $(TESTS)
 
 check: $(SETUP) lint ## the fast part of `make test`, under a minute
-	@python -m pytest -m "not slow and not pipeline" -n logical --maxprocesses 4 --dist loadscope -q $(TESTS)
+	@python -m pytest -m "not slow and not pipeline and not containers" -n logical --maxprocesses 4 --dist loadscope -q $(TESTS)
 
 smoke: $(SETUP) ## the five steps on tiny data, in a temporary folder: no network, no services
 	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && cd "$$folder" && \
@@ -40,7 +40,7 @@ smoke: $(SETUP) ## the five steps on tiny data, in a temporary folder: no networ
 	  limner promote tiny-gan $$params --no-track && limner summary $$params
 
 test-all: $(SETUP) lint ## `make test` and the tests that take minutes
-	@python -m pytest -n logical --maxprocesses 4 --dist loadscope $(TESTS)
+	@python -m pytest -m "not containers" -n logical --maxprocesses 4 --dist loadscope $(TESTS)
 
 test-containers: $(SETUP) ## build the image and run the pipeline in it: an engine (or root and dockerd), 25 GB, minutes
 	@OMP_NUM_THREADS=1 python -m pytest -m containers -q -s tests/containers

@@ -98,6 +98,7 @@ def find_server(tracking_uri: str = "") -> MlflowServer:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # where --json prints its answer
     try:
         from limner.adapters.mlflow_server import SQLITE, MlflowServer
     except ModuleNotFoundError as error:
