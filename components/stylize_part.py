@@ -33,4 +33,5 @@ def stylize_part(part: str, source: str, destination: str, strength: float, reso
         registry=connect().registry,
         options=StylizeOptions(strength=strength),
     )
-    return json.dumps(asdict(result))
+    # All parts' words travel together, as one argument of the next step.
+    return json.dumps({**asdict(result), "notes": result.notes[:10]})

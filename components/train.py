@@ -30,28 +30,22 @@ def train(
         resources: what the pod may use, for the log
         trained: the last and the best product, journal and curves
     """
+    from functools import partial
     from pathlib import Path
 
     from limner.adapters import connect
-    from limner.steps import catalog_from_json
-    from limner.steps.launch import train_in_processes
-    from limner.steps.train import train as step
+    from limner.steps.launch import train_once
 
     print(f"Training {model} with {resources}", flush=True)
-    settings_of_model, place = catalog_from_json(settings).model(model), Path(scratch) / model
-    if processes > 1:
-        places = {"dataset": dataset.path, "output": trained.path, "scratch": str(place), "checkpoints": checkpoints}
-        where = {"KFP_RUN_ID": kubeflow_run}
-        run_id = train_in_processes(settings, name=model, processes=processes, places=places, environment=where)
-    else:
-        result = step(
-            settings_of_model,
-            name=model,
-            dataset=Path(dataset.path),
-            output=Path(trained.path),
-            scratch=place,
-            ports=connect(checkpoints=checkpoints, kubeflow_run=kubeflow_run),
-        )
-        run_id = result.run_id
+    run_id = train_once(
+        settings,
+        name=model,
+        dataset=Path(dataset.path),
+        output=Path(trained.path),
+        scratch=Path(scratch),
+        processes=processes,
+        open_ports=partial(connect, checkpoints=checkpoints, kubeflow_run=kubeflow_run),
+        environment={"KFP_RUN_ID": kubeflow_run, "LIMNER_CHECKPOINTS": checkpoints},
+    )
     trained.metadata.update(name=model, run_id=run_id)
     return run_id

@@ -52,7 +52,7 @@ def train_on_nodes(
         name=model,
         dataset=Path(dataset.path),
         output=Path(trained.path),
-        nodes=Nodes(image, nodes, processes, cpu, memory, gpus, place, s3_secret, mlflow_secret),
+        nodes=Nodes(image, nodes, max(1, processes), cpu, memory, gpus, place, s3_secret, mlflow_secret),
         cluster=KubernetesJobs(notice=print),
         ports=connect(track=False, checkpoints=place, kubeflow_run=kubeflow_run),
     )

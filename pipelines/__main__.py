@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -40,6 +40,14 @@ Arguments = Annotated[
     list[str] | None,
     typer.Option("--with", metavar="NAME=VALUE", help="A parameter of the pipeline; again for each."),
 ]
+PlacementWords = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--placement",
+        metavar="NAME=VALUE",
+        help="What a run cannot change, such as train_hours, shared_memory, storage_class; again for each.",
+    ),
+]
 TrialsFile = Annotated[
     Path | None, typer.Option("--trials", metavar="FILE", help="Trials of a sweep.", show_default=False)
 ]
@@ -58,9 +66,7 @@ def compile_pipelines(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="For NAME.yaml of each.")] = Path("compiled"),
     image: Image = "",
     allow_mutable_image: Mutable = False,
-    shared_memory: Annotated[str, typer.Option("--shared-memory", metavar="SIZE", help="Of steps with GPUs.")] = "2Gi",
-    train_hours: Annotated[int, typer.Option("--train-hours", min=1, help="Longest attempt to train.")] = 72,
-    step_hours: Annotated[int, typer.Option("--step-hours", min=1, help="Longest attempt of every other step.")] = 6,
+    placement: PlacementWords = None,
 ) -> None:
     """Write the pipelines as the YAML that Kubeflow takes, and lint them.
 
@@ -68,15 +74,15 @@ def compile_pipelines(
     Example:
       python -m pipelines compile --image registry.example.org/limner-python@sha256:... --out compiled
     """
-    from pipelines.cluster import compile_text, refuse_mutable
-    from pipelines.placement import Placement
+    from pipelines.cluster import compile_text, refuse_mutable, refuse_traps
+    from pipelines.placement import read_placement
 
     refuse_mutable(image, allowed=allow_mutable_image)
-    placement = Placement(image, shared_memory=shared_memory, train_hours=train_hours, step_hours=step_hours)
+    placed = read_placement(image, placement or ())
     out.mkdir(parents=True, exist_ok=True)
     for name in _chosen(pipeline):
-        text = compile_text(name, placement)
-        _refuse_traps(text, name, allow_mutable=allow_mutable_image)
+        text = compile_text(name, placed)
+        refuse_traps(text, name, allow_mutable=allow_mutable_image)
         (out / f"{name}.yaml").write_text(text, encoding="utf-8")
         print(out / f"{name}.yaml")
 
@@ -93,12 +99,14 @@ def lint(
     Example:
       python -m pipelines lint compiled/*.yaml
     """
+    from pipelines.cluster import refuse_traps
+
     for file in files:
         try:
             text = file.read_text(encoding="utf-8")
         except OSError as error:
             raise LimnerError(f"{file} cannot be read.", why=str(error.strerror)) from error
-        _refuse_traps(text, str(file), allow_mutable=allow_mutable_image)
+        refuse_traps(text, str(file), allow_mutable=allow_mutable_image)
         print(f"{file}: nothing found")
 
 
@@ -122,7 +130,7 @@ def run_local(
       python -m pipelines run-local models:/monet@champion --pipeline stylize_batch \
         --with source=s3://bucket/photos --with destination=s3://bucket/paintings
     """
-    from pipelines.cluster import run_arguments
+    from pipelines.arguments import run_arguments
     from pipelines.local import run_here, verdict_of
 
     values = run_arguments(
@@ -145,6 +153,7 @@ def submit(
     trials: TrialsFile = None,
     namespace: Namespace = "",
     experiment: Experiment = "limner",
+    placement: PlacementWords = None,
     params: ParamsFile = PARAMS,
     overrides: Overrides = None,
 ) -> None:
@@ -158,14 +167,17 @@ def submit(
       python -m pipelines submit digits-gan --host https://kubeflow.example.org \
         --image registry.example.org/limner-python@sha256:... --with gpus=1
     """
-    from pipelines.cluster import connect, refuse_mutable, run_arguments, start
+    from pipelines.arguments import run_arguments
+    from pipelines.cluster import connect, refuse_mutable, start
+    from pipelines.placement import read_placement
 
     refuse_mutable(image, allowed=allow_mutable_image)
     values = run_arguments(
         pipeline, model, params=params, overrides=overrides or (), trials=trials, words=arguments or (), on_cluster=True
     )
+    placed = read_placement(image, placement or ())
     client = connect(host, namespace)
-    print(start(client, pipeline, values, image=image, experiment=experiment, name=model))
+    print(start(client, pipeline, values, placement=placed, experiment=experiment, name=model))
 
 
 @app.command()
@@ -182,6 +194,7 @@ def schedule(
     arguments: Arguments = None,
     namespace: Namespace = "",
     experiment: Experiment = "limner",
+    placement: PlacementWords = None,
     params: ParamsFile = PARAMS,
     overrides: Overrides = None,
 ) -> None:
@@ -192,14 +205,18 @@ def schedule(
       python -m pipelines schedule digits-gan --cron '0 0 3 * * *' \
         --with dataset_md5=s3://bucket/digits.md5 --with remote=s3://bucket/dvc
     """
-    from pipelines.cluster import connect, refuse_mutable, repeat, run_arguments
+    from pipelines.arguments import refuse_fixed_data, run_arguments
+    from pipelines.cluster import connect, refuse_mutable, repeat
+    from pipelines.placement import read_placement
 
     refuse_mutable(image, allowed=allow_mutable_image)
     values = run_arguments(
         pipeline, model, params=params, overrides=overrides or (), trials=None, words=arguments or (), on_cluster=True
     )
+    refuse_fixed_data(values)
+    placed = read_placement(image, placement or ())
     client = connect(host, namespace)
-    print(repeat(client, pipeline, values, image=image, experiment=experiment, name=model, cron=cron))
+    print(repeat(client, pipeline, values, placement=placed, experiment=experiment, name=model, cron=cron))
 
 
 @app.command()
@@ -242,7 +259,7 @@ def publish(
       dvc push && python -m pipelines publish digits s3://bucket/limner/digits.md5
     """
     from limner.adapters.dvc_cache import publish as write
-    from pipelines.cluster import locked_md5
+    from pipelines.arguments import locked_md5
 
     md5 = locked_md5(dataset)
     write(md5, pointer)
@@ -269,15 +286,6 @@ def _chosen(name: str) -> tuple[str, ...]:
     if name and name not in PIPELINES:
         raise LimnerError(f"There is no pipeline {name!r}.", fix=suggest(name, PIPELINES))
     return (name,) if name else PIPELINES
-
-
-def _refuse_traps(text: str, origin: str, *, allow_mutable: bool) -> None:
-    from pipelines.lint import lint as find
-
-    problems: list[Any] = find(text, origin=origin, allow_mutable=allow_mutable)
-    if problems:
-        listed = "\n".join(f"  {one.where}: {one.problem} [{one.rule}]\n    {one.fix}" for one in problems)
-        raise LimnerError(f"{origin} has {len(problems)} traps:\n{listed}")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from kfp import local
 from pipelines import load
 from pipelines.placement import Placement
 
-HERE = Placement(train_retries=2, retries=2, first_wait="1s")
+HERE = Placement(train_retries=2, retries=2, wait="1s")
 """Whoever waits in front of the machine wants to see an error soon."""
 
 
@@ -22,17 +22,17 @@ def run_here(pipeline: str, arguments: Mapping[str, Any], *, root: Path, placeme
 
     Raises RuntimeError where the pipeline fails.
     """
-    root = root.resolve()
-    before = set(root.glob("*")) if root.is_dir() else set()
+    root.mkdir(parents=True, exist_ok=True)
+    own = Path(tempfile.mkdtemp(prefix=f"{pipeline}-", dir=root.resolve()))
     with tempfile.TemporaryDirectory(prefix="limner-workspace-") as workspace:  # kfp deletes it, too
         # Without a virtual environment of its own a step sees this one, with limner in it.
         runner = local.SubprocessRunner(use_venv=False)
-        local.init(runner, pipeline_root=str(root), workspace_root=workspace)
+        local.init(runner, pipeline_root=str(own), workspace_root=workspace)
         known = load(pipeline, placement)
         # The runner finds no defaults inside an exit handler.
         defaults = {name: one.default for name, one in known.component_spec.inputs.items() if one.optional}
         known(**{**defaults, "gpus": 0, **arguments})
-    (made,) = set(root.glob("*")) - before
+    (made,) = own.iterdir()
     return made
 
 

@@ -15,9 +15,6 @@ from components.promote import promote
 from components.train import train
 from pipelines.placement import Placement, Where, place, place_heavy
 
-# Checkpoints lie on the workspace, a volume that lives as long as the run: a failed step leaves no other output behind.
-WORKSPACE = dsl.PipelineConfig(workspace=dsl.WorkspaceConfig(size="20Gi"))
-
 
 @dataclass(frozen=True)
 class Judged:
@@ -28,13 +25,19 @@ class Judged:
 
 
 def train_and_judge(
-    what: Mapping[str, Any], *, dataset: Any, checkpoints: Any, placement: Placement, where: Where
+    what: Mapping[str, Any],
+    *,
+    dataset: Any,
+    checkpoints: Any,
+    placement: Placement,
+    where: Where,
+    scratch: str = dsl.WORKSPACE_PATH_PLACEHOLDER,
 ) -> Judged:
     """Train the model that `what` names by `model` and `settings`, and evaluate it."""
     trained = train(
         **what,
         dataset=dataset,
-        scratch=dsl.WORKSPACE_PATH_PLACEHOLDER,
+        scratch=scratch,
         checkpoints=checkpoints,
         processes=where.gpus,
         kubeflow_run=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
@@ -51,10 +54,19 @@ def judge(what: Mapping[str, Any], trained: Any, *, dataset: Any, placement: Pla
     return Judged(trained, judged.outputs["evaluation"])
 
 
-def gate_and_promote(what: Mapping[str, Any], judged: Judged, *, placement: Placement, where: Where) -> None:
+def gate_and_promote(
+    what: Mapping[str, Any],
+    judged: Judged,
+    *,
+    placement: Placement,
+    where: Where,
+    after: dsl.PipelineTask | None = None,
+) -> None:
     """Export and register a judged model unless it is rejected, and promote it if it is better."""
     verdict = gate(**what, evaluation=judged.evaluation)
     place(verdict, placement, where)
+    if after:
+        verdict.after(after)
     # `hold` goes on: the version is registered without becoming the champion, as with `dvc repro`. The local runner
     # of kfp 2.17 tests single unnamed outputs only, and skips the branch for any other without an error.
     with dsl.If(verdict.outputs["Output"] != "reject", name="unless-rejected"):

@@ -6,12 +6,15 @@ the pipeline is compiled (`Placement`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from kfp import dsl, kubernetes
 
 from components.image import IMAGE
+from limner.errors import LimnerError, suggest
 
 S3_KEYS = (
     "AWS_ACCESS_KEY_ID",
@@ -44,15 +47,50 @@ class Placement:
     """The same for every other step."""
     train_retries: int = 10
     retries: int = 3
-    first_wait: str = "60s"
-    """Before the first retry; it doubles with each."""
+    wait: str = "2m"
+    """Before each retry: always as long, so that a mistake is told of within the half hour."""
+    workspace: str = "20Gi"
+    """Size of the volume that holds a training's checkpoints for as long as the run lives."""
+    workspace_access: str = "ReadWriteOnce"
+    storage_class: str = ""
+    """Empty: the cluster's default."""
     parallel: int = 4
     """Trials of a sweep, or parts of a batch, that run at one time."""
 
     @property
     def cached(self) -> bool:
         """Whether Kubeflow's cache may be used, which knows an image by its name alone."""
-        return "@sha256:" in self.image
+        return is_digest(self.image)
+
+    def config(self) -> dsl.PipelineConfig:
+        """Of a pipeline whose training keeps its checkpoints on a volume: a failed step leaves no other output behind.
+
+        Without an access mode Kubeflow refuses the run, unless its administrator has set one.
+        """
+        claim: dict[str, Any] = {"accessModes": [self.workspace_access]}
+        if self.storage_class:
+            claim["storageClassName"] = self.storage_class
+        on_kubernetes = dsl.KubernetesWorkspaceConfig(pvcSpecPatch=claim)
+        return dsl.PipelineConfig(workspace=dsl.WorkspaceConfig(size=self.workspace, kubernetes=on_kubernetes))
+
+
+def read_placement(image: str, words: Iterable[str]) -> Placement:
+    """What words of the form NAME=VALUE say of a placement. Raises LimnerError for others."""
+    known = {name: value for name, value in asdict(Placement()).items() if name != "image"}
+    values: dict[str, Any] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals or name not in known:
+            raise LimnerError(f"--placement {word!r} names nothing that can be placed.", fix=suggest(name, known))
+        if isinstance(known[name], int) and not (text.isascii() and text.isdigit() and int(text) > 0):
+            raise LimnerError(f"--placement {word!r}: {name} has to be a whole number, 1 or more.")
+        values[name] = type(known[name])(text)
+    return Placement(image, **values)
+
+
+def is_digest(image: str) -> bool:
+    """Whether an image is named so that it cannot become another one."""
+    return re.search("@sha256:[0-9a-f]{64}$", image) is not None
 
 
 @dataclass(frozen=True)
@@ -120,8 +158,8 @@ def _place(
     # Without a longest duration Kubeflow retries within the first hour only.
     task.set_retry(
         num_retries=retries,
-        backoff_duration=placement.first_wait,
-        backoff_factor=2,
+        backoff_duration=placement.wait,
+        backoff_factor=1,
         backoff_max_duration=f"{hours * (retries + 2)}h",
     )
     kubernetes.set_timeout(task, hours * 3600)  # of one attempt

@@ -5,9 +5,10 @@ from kfp import dsl
 from components.close_runs import close_runs
 from components.prepare import prepare
 from components.probe import probe
+from components.rejudge import rejudge
 from components.resolve import resolve
-from pipelines.one_model import WORKSPACE, gate_and_promote, train_and_judge
-from pipelines.placement import Placement, Where, place
+from pipelines.one_model import gate_and_promote, train_and_judge
+from pipelines.placement import Placement, Where, place, place_heavy
 
 
 def build(placement: Placement) -> dsl.base_component.BaseComponent:
@@ -16,7 +17,7 @@ def build(placement: Placement) -> dsl.base_component.BaseComponent:
     @dsl.pipeline(
         name="limner-retrain",
         description="Look whether the data have changed since the champion was trained; if so, train from it.",
-        pipeline_config=WORKSPACE,
+        pipeline_config=placement.config(),
     )
     def retrain(
         model: str,
@@ -74,6 +75,10 @@ def build(placement: Placement) -> dsl.base_component.BaseComponent:
                     placement=placement,
                     where=where,
                 )
-                gate_and_promote(what, judged, placement=placement, where=where)
+                compared = rejudge(
+                    **what, dataset=prepared.outputs["dataset"], resources=where.words(where.evaluation_gpus)
+                )
+                place_heavy(compared, placement, where, gpus=where.evaluation_gpus)
+                gate_and_promote(what, judged, placement=placement, where=where, after=compared)
 
     return retrain

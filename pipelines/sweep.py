@@ -7,8 +7,12 @@ from kfp import dsl
 from components.choose import choose
 from components.close_runs import close_runs
 from components.prepare import prepare
-from pipelines.one_model import WORKSPACE, Judged, gate_and_promote, train_and_judge
+from pipelines.one_model import Judged, gate_and_promote, train_and_judge
 from pipelines.placement import Placement, Where, place
+
+# Not the workspace: most volumes can be used on one node at a time, and the trials are to run on many. A retry goes on
+# from `checkpoints`, or begins anew.
+SCRATCH = f"/tmp/limner/{dsl.PIPELINE_JOB_ID_PLACEHOLDER}"  # noqa: S108 - of a pod
 
 
 def build(placement: Placement) -> dsl.base_component.BaseComponent:
@@ -17,7 +21,6 @@ def build(placement: Placement) -> dsl.base_component.BaseComponent:
     @dsl.pipeline(
         name="limner-sweep",
         description="Train and judge a model under several settings, and let the best one through the gate.",
-        pipeline_config=WORKSPACE,
     )
     def sweep(
         model: str,
@@ -45,7 +48,7 @@ def build(placement: Placement) -> dsl.base_component.BaseComponent:
             dataset_md5: DVC's name of the packed dataset, or of the pictures at dataset_path; empty: read the source
             remote: the DVC remote that has it, s3://bucket/prefix
             dataset_path: where pictures of that md5 lie in the repository, such as data/raw/monet
-            checkpoints: s3://bucket/prefix from which other pipeline runs can go on, too; empty: the workspace only
+            checkpoints: s3://bucket/prefix from which retries and other pipeline runs go on; empty: they begin anew
             cpu: of training and evaluation, of each trial
             memory: of training and evaluation, of each trial
             gpus: of training, one process each
@@ -70,6 +73,7 @@ def build(placement: Placement) -> dsl.base_component.BaseComponent:
                     checkpoints=checkpoints,
                     placement=placement,
                     where=where,
+                    scratch=SCRATCH,
                 )
             best = choose(
                 model=model,

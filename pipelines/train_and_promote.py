@@ -4,7 +4,7 @@ from kfp import dsl
 
 from components.close_runs import close_runs
 from components.prepare import prepare
-from pipelines.one_model import WORKSPACE, gate_and_promote, train_and_judge
+from pipelines.one_model import gate_and_promote, train_and_judge
 from pipelines.placement import Placement, Where, place
 
 
@@ -14,7 +14,7 @@ def build(placement: Placement) -> dsl.base_component.BaseComponent:
     @dsl.pipeline(
         name="limner-train-and-promote",
         description="Prepare a dataset, train a model on it, judge it, export it, and promote it if it is better.",
-        pipeline_config=WORKSPACE,
+        pipeline_config=placement.config(),
     )
     def train_and_promote(
         model: str,

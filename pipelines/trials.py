@@ -29,7 +29,7 @@ from typing import Any
 
 from limner.errors import LimnerError, suggest
 from limner.params import read_yaml
-from limner.steps import open_catalog
+from limner.steps import catalog_from_json, open_catalog
 
 LIMIT = 500
 """Trials in one list: as many as an Argo workflow still holds with ease."""
@@ -83,7 +83,23 @@ def settings_of(trials: Trials, params: Path = Path("params.yaml"), overrides: I
             settings.append(open_catalog(params, (*common, *changes)).to_json(trials.model))
         except LimnerError as error:
             raise LimnerError(f"Trial {trial.name}: {error.problem}", why=error.why, fix=error.fix) from error
+    _refuse_one_training(trials, settings)
     return settings
+
+
+def _refuse_one_training(trials: Trials, settings: list[str]) -> None:
+    """Trials that differ only in what comes after the training, or not at all, would share its checkpoints."""
+    from limner.steps.train import same_run
+
+    seen: dict[str, str] = {}
+    for trial, text in zip(trials.trials, settings, strict=True):
+        first = seen.setdefault(same_run(catalog_from_json(text).model(trials.model)), trial.name)
+        if first != trial.name:
+            raise LimnerError(
+                f"The trials {first} and {trial.name} are one and the same training.",
+                why="What they change does not change what is learnt.",
+                fix="Leave one of them out.",
+            )
 
 
 def dvc_commands(trials: Trials) -> list[list[str]]:

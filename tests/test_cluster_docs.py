@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,7 @@ from limner.steps.stylize_batch import MOST_PARTS
 from limner.steps.train import NOT_PART_OF_THE_RUN
 from pipelines import PIPELINES, load
 from pipelines.__main__ import app as pipelines
-from pipelines.cluster import run_arguments
-from pipelines.one_model import WORKSPACE
+from pipelines.arguments import run_arguments
 from pipelines.placement import MLFLOW_KEYS, Placement
 from pipelines.trials import LIMIT, read_trials, settings_of
 
@@ -166,14 +165,19 @@ def test_the_table_has_the_parameters_and_their_defaults(page: str) -> None:
 def test_what_is_decided_at_compile_time_is_told(page: str) -> None:
     text, decided = " ".join(page.split()), Placement()
     for figure in (
-        f"`--shared-memory`, {decided.shared_memory}",
-        f"`--train-hours` {decided.train_hours}, `--step-hours` {decided.step_hours}",
-        f"retries ({decided.train_retries} of training, {decided.retries} of others",
-        f"{NUMBERS[decided.parallel]} trials or parts at a time",
-        f"a volume of {WORKSPACE.workspace.size.removesuffix('Gi')} Gi",
+        f"{decided.shared_memory})",
+        f"the longest attempt, {decided.train_hours} and {decided.step_hours}",
+        f"`retries` ({decided.train_retries} and {decided.retries},",
+        f"`wait` (before each, {decided.wait})",
+        f"`workspace` ({decided.workspace})",
+        f"`{decided.workspace_access}`",
+        f"`parallel` ({decided.parallel} trials or parts at a time)",
+        f"a volume of {decided.workspace.removesuffix('Gi')} Gi",
         f"At most {MOST_PARTS:,} parts, {NUMBERS[decided.parallel]} at a time",
     ):
         assert figure in text
+    for name in asdict(decided).keys() - {"image"}:
+        assert f"`{name}`" in text
     for name in (*NOT_PART_OF_THE_RUN, *(key.removeprefix("MLFLOW_TRACKING") for key in MLFLOW_KEYS)):
         assert f"`{name}`" in text or f"`MLFLOW_TRACKING{name}`" in text
 

@@ -232,7 +232,8 @@ def estimate_frechet(groups: Sequence[Moments], reference: Gaussian, *, correcti
     sizes = changes.new_tensor(counts)
     deviations = changes - sizes @ changes / total
     variance = sizes @ deviations.square() / (len(groups) - 1) / total
-    return FrechetEstimate(value, math.sqrt(float(variance)), value - slope / total)
+    error = float(f"{math.sqrt(float(variance)):.6g}")  # further digits hang on where in memory a matrix lies
+    return FrechetEstimate(value, error, value - slope / total)
 
 
 def _changes(groups: Sequence[Moments], mean: Tensor, judged: Gaussian, reference: Gaussian) -> Tensor:

@@ -101,6 +101,15 @@ def code_version(build_info: Path = BUILD_INFO) -> dict[str, str]:
     return {"git_commit": commit, "git_dirty": str(bool(changes)).lower() if commit else "", "image_digest": ""}
 
 
+def code_name(version: str, build_info: Path = BUILD_INFO) -> str:
+    """What tells this code from other code where trainings are told apart: the version, in an image with its commit."""
+    try:
+        commit = str(json.loads(build_info.read_text(encoding="utf-8")).get("git_commit", ""))
+    except (OSError, ValueError, AttributeError):
+        commit = ""
+    return f"{version}+{commit}" if commit else version
+
+
 def _md5(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

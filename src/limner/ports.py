@@ -66,6 +66,9 @@ class ModelRegistry(Protocol):
     def champion(self, name: str) -> ModelVersion | None:
         """The version that carries the alias `champion`, or None where there is none yet."""
 
+    def newest(self, name: str) -> ModelVersion | None:
+        """The version that was registered last, or None where there is none."""
+
     def register(self, candidate: ModelVersion, export: Path, *, run_id: str) -> ModelVersion:
         """Store the exported model as a new version; the same export again returns the version it already is."""
 

@@ -46,6 +46,7 @@ class Server:
         if path.startswith(PODS):
             assert "labelSelector=jobset.sigs.k8s.io%2Fjobset-name%3D" in path
             return 200, json.dumps({"items": self.pods})
+        path, _, query = path.partition("?")
         name = path.removeprefix(JOBS).strip("/")
         if verb == "POST":
             name = body["metadata"]["name"]
@@ -56,6 +57,8 @@ class Server:
         if name not in self.jobs:
             return 404, status(f'trainjobs.trainer.kubeflow.org "{name}" not found', name=name)
         if verb == "DELETE":
+            # Else a JobSet outlives its TrainJob, and a new job of the name takes its result for its own.
+            assert "propagationPolicy=Foreground" in query
             return 200, json.dumps(self.jobs.pop(name))
         if self.looks:
             self.looks.pop(0)(self.jobs[name])

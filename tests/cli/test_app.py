@@ -59,7 +59,10 @@ def test_no_words_show_the_help(say) -> None:
 def test_every_command_has_examples_that_it_understands(words: tuple[str, ...], command: Any) -> None:
     assert examples(command)
     for name, *example in examples(command):
-        assert name == "limner"
+        if name == "torchrun":  # which starts what stands behind `-m limner`
+            example = example[example.index("limner") + 1 :]  # noqa: PLW2901
+        else:
+            assert name == "limner"
         assert tuple(example[: len(words)]) == words
         command.make_context(" ".join(words), example[len(words) :])  # raises where a word is not understood
 

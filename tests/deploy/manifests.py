@@ -18,10 +18,11 @@ OURS = {"TrainJob": "train_job", "InferenceService": "inference_service", "Kusto
 SECRETS = {
     "limner-s3": {
         *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL"),
+        "MLFLOW_S3_ENDPOINT_URL",
     },
     "limner-mlflow": {
         *("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"),
-        *("MLFLOW_EXPERIMENT_NAME", "MLFLOW_S3_ENDPOINT_URL"),
+        "MLFLOW_EXPERIMENT_NAME",
     },
     "limner-postgresql": {"password"},
 }

@@ -100,7 +100,8 @@ def test_the_schedule_submits_the_newest_version_with_the_parameters_of_the_conf
         **{name: value for name, value in os.environ.items() if "proxy" not in name.lower()},
         "PIPELINES": f"http://127.0.0.1:{http.server_port}",
         "PARAMETERS": str(parameters),
-        "NAMESPACE": "team-a",
+        "PIPELINES_NAMESPACE": "kubeflow",
+        "PROFILE": "team-a",
         "KF_PIPELINES_SA_TOKEN_PATH": str(tmp_path / "token"),
         "HOME": str(tmp_path),
     }

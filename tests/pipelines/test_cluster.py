@@ -17,7 +17,7 @@ from limner.lineage import directory_md5
 from limner.steps import open_catalog
 from limner.steps.prepare import prepare
 from pipelines.__main__ import app
-from pipelines.cluster import CONTENTS, run_arguments
+from pipelines.arguments import CONTENTS, run_arguments
 from tests import s3_stand
 from tests.pipelines import kubeflow_stand
 from tests.pipelines.local_runs import run
@@ -52,7 +52,7 @@ def arguments(tiny_params: Path, *words: str, pipeline: str = "train_and_promote
 
 def test_settings_and_parameters_become_the_arguments_in_their_own_types(tiny_params: Path) -> None:
     found = arguments(
-        tiny_params, "gpus=2", "cpu=8", "tolerations=[{key: gpu, operator: Exists}]", "node_selector={a: b}"
+        tiny_params, "gpus=0", "cpu=8", "tolerations=[{key: gpu, operator: Exists}]", "node_selector={a: b}"
     )
     assert found["settings"] == open_catalog(tiny_params).to_json("tiny-gan")
     assert (found["gpus"], found["cpu"]) == (0, "8")
@@ -76,7 +76,7 @@ def test_a_wrong_parameter_is_refused(tiny_params: Path, word: str, problem: str
 
 
 def test_more_gpus_than_micro_batches_are_refused_before_a_pod_waits_for_them(tiny_params: Path) -> None:
-    with pytest.raises(LimnerError, match=r"(?s)32 in 1 micro-batches.*2 GPUs.*micro_batch=16"):
+    with pytest.raises(LimnerError, match=r"(?s)cannot be shared out among 2 processes.*micro_batch to 16"):
         arguments(tiny_params, "gpus=2")
 
 

@@ -167,6 +167,14 @@ def test_a_scheduled_run_trains_on_new_data_and_skips_known_ones(
     assert returned(second, "probe") == "skip"
     assert tasks_of(second) == {"resolve", "probe", "close-runs"}
     assert f"Champion version 1 was trained on {md5}." in said
+    seed = "datasets.tiny.source.seed=1"
+    changed = open_catalog(tiny_params, [seed]).dataset("tiny")
+    prepare(changed, name="tiny", output=tmp_path / "repository" / "new")
+    publish(push(tmp_path / "repository", "new", remote="s3://limner/dvc")["new"], "s3://limner/tiny.md5")
+    third, said = again(*words, *other, "--set", seed)
+    assert returned(third, "probe") == "train"
+    assert "Champion version 1 was judged on these data." in said
+    assert "was measured in another way" not in (third / "gate" / "decision").read_text(encoding="utf-8")
 
 
 def test_a_batch_of_pictures_gets_the_style_of_the_champion(

@@ -10,7 +10,7 @@ from limner.errors import LimnerError
 from limner.ports import ModelVersion
 from limner.steps.probe import probe
 
-OLD, NEW = f"{'0' * 32}.dir", f"{'1' * 32}.dir"
+OLD, NEW, HELD = (f"{digit * 32}.dir" for digit in "012")
 
 
 class Champion(UntrackedRegistry):
@@ -18,6 +18,9 @@ class Champion(UntrackedRegistry):
 
     def champion(self, name):
         return ModelVersion(name, "7", dataset_md5=OLD)
+
+    def newest(self, name):
+        return ModelVersion(name, "8", dataset_md5=HELD)
 
 
 @pytest.fixture
@@ -52,3 +55,8 @@ def test_without_a_champion_there_is_everything_to_learn(ask, catalog):
 def test_data_without_a_name_are_refused(ask):
     with pytest.raises(LimnerError, match="Nothing says which data"):
         ask("")
+
+
+def test_data_that_a_held_model_has_learnt_from_are_skipped_too(ask):
+    found = ask(HELD)
+    assert (found.verdict, found.reason) == ("skip", f"Version 8 was trained on {HELD}.")

@@ -69,6 +69,37 @@ def test_the_output_holds_the_model_its_journal_its_pictures_and_its_lineage(run
     assert {"loss_generator", "loss_discriminator", "logit_real", "logit_fake"} <= rows[0].keys()
 
 
+def test_two_processes_do_not_train_one_run_at_one_time(run_train, ports):
+    second = []
+
+    def meanwhile(*_):
+        if not second:
+            with pytest.raises(
+                LimnerError, match=r"(?s)is being trained with these settings already.*another --scratch"
+            ):
+                run_train("other")
+            second.append("refused")
+
+    run_train(ports=dataclasses.replace(ports, progress=meanwhile))
+    assert second == ["refused"]
+    run_train()
+
+
+def test_the_output_is_delivered_before_the_checkpoints_go(catalog, dataset, ports, tmp_path):
+    def deliver(folder):
+        assert (folder / "lineage.json").is_file()
+        assert list((tmp_path / "runs").glob("*/checkpoints/*"))
+        raise LimnerError("The store is away.")
+
+    settings, places = catalog.model("toy"), {"output": tmp_path / "model", "scratch": tmp_path / "runs"}
+    with pytest.raises(LimnerError, match="The store is away"):
+        train(settings, name="toy", dataset=dataset, ports=ports, deliver=deliver, **places)
+    delivered = []
+    train(settings, name="toy", dataset=dataset, ports=ports, deliver=delivered.append, **places)
+    assert delivered == [tmp_path / "model"]
+    assert not list((tmp_path / "runs").glob("*/checkpoints"))
+
+
 def test_the_sample_sheet_has_a_column_a_class_and_shows_something(run_train):
     result = run_train()
     sheet = np.asarray(Image.open(result.output / "samples" / "000000320.png"))

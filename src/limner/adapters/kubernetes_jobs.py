@@ -183,8 +183,12 @@ class _Cluster:
         return cast("Json | None", self._ask("get", self._custom.get_namespaced_custom_object, *self._where, name))
 
     def delete(self, name: str) -> None:
-        """Delete the job with its pods. One that is gone already is no error."""
-        self._ask("delete", self._custom.delete_namespaced_custom_object, *self._where, name)
+        """Delete the job with its pods. One that is gone already is no error.
+
+        It stays until what it made is gone: a new job of its name would take that for its own, with its result.
+        """
+        delete = self._custom.delete_namespaced_custom_object
+        self._ask("delete", delete, *self._where, name, propagation_policy="Foreground")
 
     def pods(self, name: str) -> Iterable[Json]:
         """The job's pods; none where we may not see them or the server does not answer: they only explain a delay."""

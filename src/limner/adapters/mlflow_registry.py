@@ -67,6 +67,13 @@ class MlflowRegistry:
                     return None
                 raise
 
+    def newest(self, name: str) -> ModelVersion | None:
+        """The version that was registered last, or None where there is none."""
+        with self._speaking():
+            query, order = f"name = '{name}'", ["version_number DESC"]
+            found = self.server.client.search_model_versions(query, max_results=1, order_by=order)
+            return _version(found[0]) if found else None
+
     def register(self, candidate: ModelVersion, export: Path, *, run_id: str) -> ModelVersion:
         """Store the exported model as a new version of `candidate.name`, under the training run.
 

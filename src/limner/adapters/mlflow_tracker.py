@@ -194,7 +194,8 @@ def close_abandoned(server: MlflowServer, kubeflow_run: str, *, state: str, why:
 
     Returns the runs' ids. Raises LimnerError where MLflow cannot be asked.
     """
-    status = {"SUCCEEDED": "FINISHED", "CANCELED": "KILLED", "CANCELLED": "KILLED"}.get(state, "FAILED")
+    done, stopped = ("SUCCEEDED", "COMPLETE", "CACHED"), ("CANCELED", "CANCELLED")
+    status = "FINISHED" if state in done else "KILLED" if state in stopped else "FAILED"
     with http_patience(retries=5, timeout_seconds=20):
         try:
             client = server.client

@@ -57,6 +57,11 @@ class UntrackedRegistry:
         del name
         return None
 
+    def newest(self, name: str) -> ModelVersion | None:
+        """None: there is no version."""
+        del name
+        return None
+
     def register(self, candidate: ModelVersion, export: Path, *, run_id: str) -> ModelVersion:
         """The candidate as it is, without a version number."""
         del export, run_id

@@ -48,7 +48,7 @@ def evaluate(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     trained, lineage = open_trained(model, device=device), read_lineage(model)
     refuse_other_task(packed, task=trained.method.task)
-    bench = _open_bench(settings.evaluate, packed, trained, ports=ports)
+    bench = open_bench(settings.evaluate, packed, trained, ports=ports)
     last = bench.judge("last")
     best = last if _same_weights(trained) else bench.judge("best")
     judged: dict[Which, Judged] = {"best": best, "last": last}
@@ -82,9 +82,10 @@ def evaluate(
     return Evaluated(output, metrics, chosen, run_id)
 
 
-def _open_bench(settings: EvaluateSettings, packed: PackedDataset, trained: TrainedModel, *, ports: Ports) -> Bench:
-    open_bench = open_transfer_bench if trained.method.task in TRANSLATION else open_picture_bench
-    return open_bench(settings, packed, trained, ports=ports)
+def open_bench(settings: EvaluateSettings, packed: PackedDataset, trained: TrainedModel, *, ports: Ports) -> Bench:
+    """All that the moments of this model are judged with, on this dataset."""
+    of_task = open_transfer_bench if trained.method.task in TRANSLATION else open_picture_bench
+    return of_task(settings, packed, trained, ports=ports)
 
 
 def _distances(found: Evaluation) -> dict[str, NDArray[np.float64]]:

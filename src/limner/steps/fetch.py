@@ -45,7 +45,6 @@ def fetch(settings: DatasetSettings, *, name: str, md5: str, place: str, content
         contents.fetch(md5, folder)
         packed = _open(folder, md5)
         _refuse_other_settings(packed.manifest, settings, name=name, md5=md5)
-        write_lineage(folder, {**read_lineage(folder), "dataset_md5": md5})
     domains = packed.manifest.domains
     counts = {f"{d}/{split}": r.count for d, domain in domains.items() for split, r in domain.splits.items()}
     return Prepared(output, packed.digest, counts, sum(sum(domain.rejected.values()) for domain in domains.values()))

@@ -1,20 +1,75 @@
-"""Train in several processes of one machine, as torchrun starts them: one for each GPU."""
+"""Train as a pod does: on the volume that outlives it, in one process or several, and never twice."""
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from limner import __version__
 from limner.errors import LimnerError
-from limner.lineage import read_lineage
+from limner.lineage import FILE_NAME, code_name, read_lineage
+from limner.packing import PackedDataset
+from limner.ports import Ports
+from limner.steps import catalog_from_json
+from limner.steps.output import replaced
+from limner.steps.train import train
 
 GRACE_SECONDS = 120
 """For the processes to save what they have, once they are told to end."""
+
+
+def train_once(  # noqa: PLR0913 - all that a pod is told
+    settings: str,
+    *,
+    name: str,
+    dataset: Path,
+    output: Path,
+    scratch: Path,
+    processes: int,
+    open_ports: Callable[[], Ports],
+    environment: Mapping[str, str],
+) -> str:
+    """Train `name` with settings as one JSON string; returns the id of the tracked run.
+
+    What is finished stays in `scratch` beside the checkpoints, because a step whose result does not arrive is started
+    again: then it is only copied. Without a `scratch` that can be written to, a temporary folder stands in.
+    """
+    scratch = _writable(scratch)
+    what = "\n".join((settings, PackedDataset(dataset).digest, code_name(__version__)))
+    finished = scratch / "finished" / hashlib.sha256(what.encode()).hexdigest()[:16]
+    if not (finished / FILE_NAME).is_file():
+        if processes > 1:
+            places = {"dataset": dataset, "output": finished, "scratch": scratch / name}
+            train_in_processes(settings, name=name, processes=processes, places=places, environment=environment)
+        else:
+            model = catalog_from_json(settings).model(name)
+            ports = open_ports()
+            train(model, name=name, dataset=dataset, output=finished, scratch=scratch / name, ports=ports)
+    with replaced(output) as folder:
+        shutil.copytree(finished, folder, dirs_exist_ok=True)
+    return read_lineage(output).get("run_id", "")
+
+
+def _writable(scratch: Path) -> Path:
+    """The folder, or a temporary one where nobody lets this user write: Kubernetes gives some volumes to root alone."""
+    try:
+        scratch.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=scratch).close()
+    except OSError as error:
+        stand_in = Path(tempfile.gettempdir(), "limner-scratch")
+        print(
+            f"{scratch} cannot be written to ({error}): checkpoints lie in {stand_in}, and end with this pod.",
+            flush=True,
+        )
+        return stand_in
+    return scratch
 
 
 def train_in_processes(
@@ -22,18 +77,18 @@ def train_in_processes(
     *,
     name: str,
     processes: int,
-    places: Mapping[str, str],
+    places: Mapping[str, Path],
     environment: Mapping[str, str],
-) -> str:
-    """`limner train NAME` in so many processes, with settings as one JSON string; returns the id of the tracked run.
+) -> None:
+    """`limner train NAME` in so many processes, with settings as one JSON string.
 
-    `places` are the command's options by name: dataset, output, scratch, checkpoints; empty ones are left out. A
-    signal goes on to the processes. Raises LimnerError where they fail; their own words stand above it.
+    `places` are the command's options by name: dataset, output, scratch. A signal goes on to the processes. Raises
+    LimnerError where they fail; their own words stand above it.
     """
     with tempfile.TemporaryDirectory(prefix="limner-") as folder:
         params = Path(folder, "settings.json")
         params.write_text(settings, encoding="utf-8")
-        options = [word for key, place in places.items() if place for word in (f"--{key}", place)]
+        options = [word for key, place in places.items() for word in (f"--{key}", str(place))]
         torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
         command = [sys.executable, *torchrun, "-m", "limner", "train", name, "--params", str(params), *options]
         status = _run(command, {**os.environ, **environment})
@@ -43,7 +98,6 @@ def train_in_processes(
             why="What the processes said stands above.",
             fix="Put that right and start the same step again: it goes on from the newest checkpoint.",
         )
-    return read_lineage(Path(places["output"])).get("run_id", "")
 
 
 def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:

@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from limner.errors import LimnerError
+
+
+@contextmanager
+def held(folder: Path, *, name: str) -> Iterator[None]:
+    """Inside it no other process trains in this folder; the lock ends with the process, however that ends.
+
+    Raises LimnerError where another one does: the two would write over each other's checkpoints.
+    """
+    with (folder / ".lock").open("wb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LimnerError(
+                f"{name} is being trained with these settings already.",
+                why=f"Another process has {folder}.",
+                fix="Wait for it or end it; or give this one another --scratch.",
+            ) from None
+        except OSError:  # some disks that machines share know no locks
+            pass
+        yield
 
 
 @contextmanager

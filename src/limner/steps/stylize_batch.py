@@ -89,7 +89,7 @@ def stylize_part(
 
 
 def add_up(results: list[Stylized]) -> Stylized:
-    """All parts together. Raises LimnerError where a picture could not be used."""
+    """All parts together."""
     total = Stylized()
     for one in results:
         total = replace(

@@ -23,7 +23,7 @@ from limner.data import Augmentation, open_batches, refuse_other_task, showcase_
 from limner.errors import LimnerError
 from limner.health import HealthCheck
 from limner.journal import Journal, Line, describe_event, read_journal
-from limner.lineage import directory_md5, read_lineage, write_lineage
+from limner.lineage import code_name, directory_md5, read_lineage, write_lineage
 from limner.methods import TrainingMethod, load_method
 from limner.mirror import Mirror
 from limner.optimise import compile_network
@@ -35,7 +35,7 @@ from limner.quick_judging import QuickJudging, open_quick_judging
 from limner.randomness import derive_seed, generator
 from limner.settings import MethodSettings, ModelSettings
 from limner.steps.initial_weights import start_from
-from limner.steps.output import replaced
+from limner.steps.output import held, replaced
 from limner.tasks import Pairs, PictureShape, UnpairedPictures
 from limner.trained import draw, draw_batch, save_config, save_product, save_weights
 from limner.training_loop import Best, TrainingRun
@@ -58,13 +58,21 @@ class Trained:
     dataset_digest: str
 
 
-def train(
-    settings: ModelSettings[MethodSettings], *, name: str, dataset: Path, output: Path, scratch: Path, ports: Ports
+def train(  # noqa: PLR0913 - it is where all of them meet
+    settings: ModelSettings[MethodSettings],
+    *,
+    name: str,
+    dataset: Path,
+    output: Path,
+    scratch: Path,
+    ports: Ports,
+    deliver: Callable[[Path], None] = lambda folder: None,
 ) -> Trained:
     """Train the model `name` on the packed dataset in `dataset`; put the last and the best product into `output`.
 
     Checkpoints and the journal lie in `scratch` while it runs. The same call after an interruption goes on from the
-    newest checkpoint, in the same tracked run; other settings or other data begin a run of their own.
+    newest checkpoint, in the same tracked run; other settings or other data begin a run of their own. `deliver` gets
+    the output before the checkpoints go. Raises LimnerError where another process is at the same run.
     """
     packed = PackedDataset(dataset)
     device = distributed.local_device()
@@ -78,36 +86,45 @@ def train(
         place = scratch / key
         _delete_finished(scratch, name=name, ports=ports)
         place.mkdir(parents=True, exist_ok=True)
-        mirror = Mirror(place, ports.store, prefix=f"{name}/{key}") if ports.store else None
-        if mirror and mirror.pull():
-            ports.notice("goes on from the object store's copy")
-        with ports.tracker.run(name, run_id=_read_run_id(place)) as tracked:
-            _write_run_id(place, tracked.id)
-            if mirror:
-                mirror.push()  # whoever goes on from there goes on in the same tracked run, however early this one ends
-            for line in read_journal(place / "journal.jsonl"):  # of a process that was killed before all had been sent
-                tracked.metrics(line.get("metrics", {}), images_seen=line["images"])
-            _describe(tracked, settings, packed, name=name)
-            run = assemble(settings, method, packed, place=place, ports=ports, tracked=tracked, mirror=mirror)
-            with run.checkpoints, run.journal:
-                state = run_loop(run)
-            with replaced(output) as folder:
-                _collect(folder, settings, packed, run=run, place=place)
-                record = {"step": "train", "model": name, "seed": settings.train.seed, "device": device.type}
-                record |= {
-                    "dataset": settings.dataset,
-                    "dataset_digest": packed.digest,
-                    # What was fetched by a name keeps it, be it the name of the pictures that it was made of.
-                    "dataset_md5": read_lineage(dataset).get("dataset_md5") or directory_md5(dataset),
-                }
-                write_lineage(folder, record | {"run_id": tracked.id, "images_seen": state.images, **ports.provenance})
-            tracked.file(output / "lineage.json")
-            tracked.file(output / "journal.jsonl")
-        # The output holds all that matters; the same call again is a new run. A kill from here on must not leave what
-        # looks like an interrupted one.
-        place.rename(place.with_suffix(FINISHED))
+        with held(place, name=name):
+            mirror = Mirror(place, ports.store, prefix=f"{name}/{key}") if ports.store else None
+            if mirror and mirror.pull():
+                ports.notice("goes on from the object store's copy")
+            with ports.tracker.run(name, run_id=_read_run_id(place)) as tracked:
+                _write_run_id(place, tracked.id)
+                if mirror:
+                    # Whoever goes on from there goes on in the same tracked run, however early this one ends.
+                    mirror.push()
+                # Of a process that was killed before all had been sent.
+                for line in read_journal(place / "journal.jsonl"):
+                    tracked.metrics(line.get("metrics", {}), images_seen=line["images"])
+                _describe(tracked, settings, packed, name=name)
+                run = assemble(settings, method, packed, place=place, ports=ports, tracked=tracked, mirror=mirror)
+                with run.checkpoints, run.journal:
+                    state = run_loop(run)
+                with replaced(output) as folder:
+                    _collect(folder, settings, packed, run=run, place=place)
+                    record = _record(settings, packed, name=name, dataset=dataset) | {"device": device.type}
+                    record |= {"run_id": tracked.id, "images_seen": str(state.images), **ports.provenance}
+                    write_lineage(folder, record)
+                tracked.file(output / "lineage.json")
+                tracked.file(output / "journal.jsonl")
+            deliver(output)
+            # The output holds all that matters; the same call again is a new run. A kill from here on must not leave
+            # what looks like an interrupted one.
+            place.rename(place.with_suffix(FINISHED))
         _delete_finished(scratch, name=name, ports=ports)
     return Trained(output, tracked.id, state.images, packed.digest)
+
+
+def _record(
+    settings: ModelSettings[MethodSettings], packed: PackedDataset, *, name: str, dataset: Path
+) -> dict[str, str]:
+    """What the lineage is to say of the model and its data."""
+    # What was fetched by a name keeps it, be it the name of the pictures that it was made of.
+    md5 = read_lineage(dataset).get("dataset_md5") or directory_md5(dataset)
+    of_model = {"step": "train", "model": name, "seed": str(settings.train.seed)}
+    return of_model | {"dataset": settings.dataset, "dataset_digest": packed.digest, "dataset_md5": md5}
 
 
 def _assist(
@@ -149,13 +166,18 @@ def determinism(wanted: bool) -> Iterator[None]:  # noqa: FBT001 - it is the set
         torch.use_deterministic_algorithms(before)
 
 
+def same_run(settings: ModelSettings[MethodSettings]) -> str:
+    """Equal for settings that lead to the same training of the same data: what is changed besides is no other run."""
+    return json.dumps(_identity(settings, ""), sort_keys=True)
+
+
 def _identity(settings: ModelSettings[MethodSettings], dataset_digest: str) -> dict[str, Any]:
     document = settings.model_dump(mode="json")
     train_settings = {k: v for k, v in document["train"].items() if k not in NOT_PART_OF_THE_RUN}
     rows = flat({"method": document["method"], "train": train_settings})
     if settings.train.judge_kimg:  # only then does the evaluation have a say in what is kept as best
         rows |= flat({"evaluate": document["evaluate"]})
-    return rows | {"dataset_digest": dataset_digest, "limner_version": __version__}
+    return rows | {"dataset_digest": dataset_digest, "limner_version": code_name(__version__)}
 
 
 def _key(settings: ModelSettings[MethodSettings], dataset_digest: str) -> str:

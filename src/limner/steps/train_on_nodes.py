@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from limner import __version__
 from limner.errors import LimnerError
-from limner.lineage import file_sha256, read_lineage
+from limner.lineage import code_name, file_sha256, read_lineage
 from limner.packing import PackedDataset
 from limner.ports import ObjectStore, Ports
 from limner.settings import MethodSettings, ModelSettings
@@ -46,7 +46,7 @@ def train_on_nodes(  # noqa: PLR0913 - it is where all of them meet
     """
     store = _store(ports)
     packed = PackedDataset(dataset)
-    key = job_key(settings, dataset=packed.digest, version=__version__)
+    key = job_key(settings, dataset=packed.digest, version=code_name(__version__))
     run = ports.provenance.get("kubeflow_run", "")
     job = train_job(settings, model=name, key=key, dataset=packed.digest, nodes=nodes, kubeflow_run=run)
     send(dataset, store, _dataset_place(packed.digest))
@@ -79,10 +79,13 @@ def train_here(  # noqa: PLR0913 - the same
         if not packed.exists():
             receive(store, _dataset_place(dataset), packed)
     output = work / "models" / name
-    trained = train(settings, name=name, dataset=packed, output=output, scratch=work / "runs" / name, ports=ports)
-    if first:
-        send(output, store, _trained_place(name, key))
-    return trained
+
+    def deliver(folder: Path) -> None:
+        if first:
+            send(folder, store, _trained_place(name, key))
+
+    scratch = work / "runs" / name
+    return train(settings, name=name, dataset=packed, output=output, scratch=scratch, ports=ports, deliver=deliver)
 
 
 def send(folder: Path, store: ObjectStore, place: str) -> None:
