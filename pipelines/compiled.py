@@ -114,6 +114,8 @@ class Compiled:
 
     whole: Task
     tasks: tuple[Task, ...]
+    workspace: Mapping[str, Json]
+    """What is asked of Kubernetes for the workspace; empty where there is none."""
 
     @property
     def pods(self) -> tuple[Task, ...]:
@@ -153,7 +155,8 @@ def read_compiled(text: str, *, origin: str) -> Compiled:
         pods=found(platform, "platforms", "kubernetes", "deploymentSpec", "executors"),
     )
     whole = Task("", {}, specification["root"], {}, {}, None)
-    return Compiled(whole, tuple(reader.below(whole)))
+    workspace = found(platform, "platforms", "kubernetes", "pipelineConfig", "workspace")
+    return Compiled(whole, tuple(reader.below(whole)), workspace)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ _OF_PIPELINES: tuple[Callable[[Compiled], Iterator[Problem]], ...] = (
     control_flow.output_in_loop,
     control_flow.input_not_handed_down,
     control_flow.runs_without_exit_handler,
+    pods.workspace_without_access,
     secret_values.secret_in_parameter,
 )
 _OF_PODS: tuple[Callable[[Task], Iterator[Problem]], ...] = (

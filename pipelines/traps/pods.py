@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pipelines.compiled import Task, bytes_of, found, seconds_of
+from pipelines.compiled import Compiled, Task, bytes_of, found, seconds_of
 from pipelines.traps import Problem
 
 _DEFAULT_RETRY_WINDOW = 3600.0
 _LONG = 4 * 3600.0
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108 - Linux's own name for it
+
+
+def workspace_without_access(pipeline: Compiled) -> Iterator[Problem]:
+    """A workspace that only some clusters make."""
+    if pipeline.workspace and not found(pipeline.workspace, "kubernetes", "pvcSpecPatch").get("accessModes"):
+        yield Problem(
+            "workspace-without-access",
+            "",
+            "Its workspace names no access mode: unless the cluster's administrator has set one, Kubeflow refuses the "
+            'run with "workspace PVC spec must specify accessModes".',
+            "dsl.WorkspaceConfig(size=..., kubernetes=dsl.KubernetesWorkspaceConfig(pvcSpecPatch="
+            '{"accessModes": ["ReadWriteOnce"]})).',
+        )
 
 
 def half_an_accelerator(task: Task) -> Iterator[Problem]:

@@ -54,7 +54,7 @@ class LocalRun:
             if kill_training:
                 assert kill_after_checkpoints(process.pid, times=kill_training) == kill_training, said.read_text()
             assert process.wait(LONGEST) == status, said.read_text()[-8000:]
-        made = list(root.glob("*"))
+        made = list(root.glob("*/*"))
         return (made[0] if made else root), said.read_text()
 
 

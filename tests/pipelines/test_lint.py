@@ -15,6 +15,9 @@ from pipelines.traps import Problem
 
 IMAGE = f"example.org/limner-python@sha256:{'0123456789abcdef' * 4}"
 HOUR = 3600
+WORKSPACE = dsl.WorkspaceConfig(
+    size="1Gi", kubernetes=dsl.KubernetesWorkspaceConfig(pvcSpecPatch={"accessModes": ["ReadWriteOnce"]})
+)
 
 
 def component(function: Callable[..., Any], **options: Any) -> Any:
@@ -110,7 +113,7 @@ def whole(plant: Change | None = None, *, at: str = "") -> Any:
             plant(task)
         return task
 
-    @dsl.pipeline(name="whole", pipeline_config=dsl.PipelineConfig(workspace=dsl.WorkspaceConfig(size="1Gi")))
+    @dsl.pipeline(name="whole", pipeline_config=dsl.PipelineConfig(workspace=WORKSPACE))
     def pipeline(settings: str, gpus: int = 0, memory: str = "16Gi", mlflow_secret: str = "limner-mlflow") -> None:
         closed = settled(close_runs(run=dsl.PIPELINE_JOB_ID_PLACEHOLDER), secret=mlflow_secret)
         done(closed)
@@ -456,12 +459,22 @@ def test_a_component_that_installs_packages_is_found(options: dict[str, Any], tm
     assert "install_kfp_package=False" in problem.fix
 
 
+def test_a_workspace_without_an_access_mode_is_found(tmp_path: Path) -> None:
+    @dsl.pipeline(name="whole", pipeline_config=dsl.PipelineConfig(workspace=dsl.WorkspaceConfig(size="1Gi")))
+    def whole() -> None:
+        settled(prepare(settings="{}"), cached=True)
+
+    (problem,) = found(whole, tmp_path)
+    assert problem.rule == "workspace-without-access"
+    assert "accessModes" in problem.fix
+
+
 def test_a_workspace_that_is_handed_down_is_found(tmp_path: Path) -> None:
     @dsl.pipeline(name="inner")
     def inner(scratch: str) -> None:
         settled(prepare(settings=scratch), cached=True)
 
-    @dsl.pipeline(name="outer", pipeline_config=dsl.PipelineConfig(workspace=dsl.WorkspaceConfig(size="1Gi")))
+    @dsl.pipeline(name="outer", pipeline_config=dsl.PipelineConfig(workspace=WORKSPACE))
     def outer() -> None:
         inner(scratch=dsl.WORKSPACE_PATH_PLACEHOLDER)
 
