@@ -12,6 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
+from mlflow import MlflowClient
+
+from tests.mlflow_stand import database
 
 PROJECT = Path(__file__).parents[2]
 LONGEST = 500
@@ -28,6 +32,10 @@ def run(*words: str | Path, cwd: Path, **more: str) -> subprocess.CompletedProce
     return subprocess.run(
         words, cwd=cwd, env=surroundings(**more), capture_output=True, text=True, check=False, timeout=LONGEST
     )
+
+
+SHORT = ("--set", "models.tiny-gan.train.kimg=0.128", "--set", "models.tiny-gan.export.formats=[pt2]")
+"""Words that make a run of the tiny catalog shorter."""
 
 
 @dataclass
@@ -56,6 +64,17 @@ class LocalRun:
             assert process.wait(LONGEST) == status, said.read_text()[-8000:]
         made = list(root.glob("*/*"))
         return (made[0] if made else root), said.read_text()
+
+
+def opened(folders: pytest.TempPathFactory) -> LocalRun:
+    """A folder with an MLflow of its own."""
+    folder = folders.mktemp("local")
+    return LocalRun(folder, {"MLFLOW_TRACKING_URI": database(folder, folders)})
+
+
+def client(local: LocalRun) -> MlflowClient:
+    """Of that MLflow."""
+    return MlflowClient(local.environment["MLFLOW_TRACKING_URI"])
 
 
 def kill_after_checkpoints(parent: int, *, times: int) -> int:
