@@ -213,7 +213,7 @@ def schedule(
     values = run_arguments(
         pipeline, model, params=params, overrides=overrides or (), trials=None, words=arguments or (), on_cluster=True
     )
-    refuse_fixed_data(values)
+    refuse_fixed_data(pipeline, values)
     placed = read_placement(image, placement or ())
     client = connect(host, namespace)
     print(repeat(client, pipeline, values, placement=placed, experiment=experiment, name=model, cron=cron))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,12 +23,14 @@ from pipelines.trials import read_trials, settings_of
 if TYPE_CHECKING:
     from limner.params import Catalog
 
-NEEDS_TRIALS, NEEDS_NO_SETTINGS = "sweep", "stylize_batch"
+NEEDS_TRIALS, NEEDS_NO_SETTINGS, FOLLOWS_A_POINTER = "sweep", "stylize_batch", "retrain"
 CONTENTS = "files/md5/{}/{}"
 """Where a DVC remote keeps what a md5 names."""
 POINTER = "s3://"
 MOST_BYTES = 100_000
 """Of all trials together: Kubeflow hands them on as one word of a command, and Linux takes 128 KiB for one."""
+BYTES_BESIDE = 1000
+"""For each trial: where its model and its evaluation are."""
 
 
 def run_arguments(
@@ -59,7 +62,13 @@ def run_arguments(
         if on_cluster and not given.get("dataset_md5"):
             values |= _data_of(catalog, model, remote=str(given.get("remote", "")))
         values |= given
-        _refuse_indivisible(values, default=inputs["gpus"].default)
+        _refuse_indivisible(values, {name: one.default for name, one in inputs.items()})
+        if pipeline != FOLLOWS_A_POINTER and str(values.get("dataset_md5", "")).startswith(POINTER):
+            raise LimnerError(
+                f"{pipeline} takes the md5 itself, and not a pointer to it.",
+                why="Kubeflow's cache would know the pointer only, and give old data for a new md5.",
+                fix="Give the md5, or take --pipeline retrain.",
+            )
         if values.get("dataset_md5") and not values.get("remote"):
             raise LimnerError(
                 "dataset_md5 is given, and no remote that has it.", fix="--with remote=s3://BUCKET/PREFIX"
@@ -73,12 +82,13 @@ def run_arguments(
     return values
 
 
-def refuse_fixed_data(values: Mapping[str, Any]) -> None:
+def refuse_fixed_data(pipeline: str, values: Mapping[str, Any]) -> None:
     """Raise LimnerError for a schedule that would look at the same data each time."""
-    if not str(values.get("dataset_md5", POINTER)).startswith(POINTER):
+    if pipeline != NEEDS_NO_SETTINGS and not str(values.get("dataset_md5", "")).startswith(POINTER):
         raise LimnerError(
-            "This schedule would see the same data each time: dataset_md5 is a fixed one.",
-            fix="python -m pipelines publish DATASET s3://BUCKET/KEY, then --with dataset_md5=s3://BUCKET/KEY",
+            "This schedule would see the same data each time: dataset_md5 is no pointer.",
+            fix="python -m pipelines publish DATASET s3://BUCKET/KEY, then schedule retrain --with "
+            "dataset_md5=s3://BUCKET/KEY",
         )
 
 
@@ -94,16 +104,18 @@ def _trials(file: Path | None, model: str, params: Path, overrides: tuple[str, .
 
 
 def _refuse_too_long(trials: Sequence[str], file: Path) -> None:
-    if (size := sum(map(len, trials))) > MOST_BYTES:
+    size = len(json.dumps(trials).encode()) + BYTES_BESIDE * len(trials)
+    if size > MOST_BYTES:
         raise LimnerError(
-            f"The {len(trials)} trials in {file} are {size} characters long, and {MOST_BYTES} are the most.",
+            f"The {len(trials)} trials in {file} take {size} bytes, and {MOST_BYTES} are the most.",
             why="Kubeflow hands them on as one word of a command.",
             fix="Divide them into several files, and start a sweep with each.",
         )
 
 
-def _refuse_indivisible(values: Mapping[str, Any], *, default: int) -> None:
-    processes = int(values.get("gpus", default)) * int(values.get("nodes", 1))
+def _refuse_indivisible(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    asked = {**defaults, **values}
+    processes = max(1, int(asked["gpus"])) * int(asked.get("nodes") or 1)
     for text in values.get("trials", [values["settings"]]):
         train = catalog_from_json(text).model(values["model"]).train
         if processes > 1 and (found := sharing(train.batch, train.micro_batch, processes=processes)):

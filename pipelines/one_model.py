@@ -31,6 +31,7 @@ def train_and_judge(
     checkpoints: Any,
     placement: Placement,
     where: Where,
+    judge_champion: Any = False,
     scratch: str = dsl.WORKSPACE_PATH_PLACEHOLDER,
 ) -> Judged:
     """Train the model that `what` names by `model` and `settings`, and evaluate it."""
@@ -44,29 +45,35 @@ def train_and_judge(
         resources=where.words(where.gpus),
     )
     place_heavy(trained, placement, where, gpus=where.gpus)
-    return judge(what, trained.outputs["trained"], dataset=dataset, placement=placement, where=where)
+    return judge(
+        what,
+        trained.outputs["trained"],
+        dataset=dataset,
+        judge_champion=judge_champion,
+        placement=placement,
+        where=where,
+    )
 
 
-def judge(what: Mapping[str, Any], trained: Any, *, dataset: Any, placement: Placement, where: Where) -> Judged:
+def judge(
+    what: Mapping[str, Any], trained: Any, *, dataset: Any, judge_champion: Any, placement: Placement, where: Where
+) -> Judged:
     """Evaluate a trained model."""
-    judged = evaluate(**what, dataset=dataset, trained=trained, resources=where.words(where.evaluation_gpus))
+    judged = evaluate(
+        **what,
+        dataset=dataset,
+        trained=trained,
+        judge_champion=judge_champion,
+        resources=where.words(where.evaluation_gpus),
+    )
     place_heavy(judged, placement, where, gpus=where.evaluation_gpus)
     return Judged(trained, judged.outputs["evaluation"])
 
 
-def gate_and_promote(
-    what: Mapping[str, Any],
-    judged: Judged,
-    *,
-    placement: Placement,
-    where: Where,
-    after: dsl.PipelineTask | None = None,
-) -> None:
+def gate_and_promote(what: Mapping[str, Any], judged: Judged, *, placement: Placement, where: Where) -> None:
     """Export and register a judged model unless it is rejected, and promote it if it is better."""
     verdict = gate(**what, evaluation=judged.evaluation)
     place(verdict, placement, where)
-    if after:
-        verdict.after(after)
     # `hold` goes on: the version is registered without becoming the champion, as with `dvc repro`. The local runner
     # of kfp 2.17 tests single unnamed outputs only, and skips the branch for any other without an error.
     with dsl.If(verdict.outputs["Output"] != "reject", name="unless-rejected"):

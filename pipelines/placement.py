@@ -74,6 +74,15 @@ class Placement:
         return dsl.PipelineConfig(workspace=dsl.WorkspaceConfig(size=self.workspace, kubernetes=on_kubernetes))
 
 
+FORMS = {
+    "wait": "[0-9]+[smh]",
+    "workspace_access": "ReadWriteOnce|ReadWriteMany|ReadWriteOncePod",
+    "shared_memory": "[0-9]+(Mi|Gi)",
+    "workspace": "[0-9]+(Mi|Gi|Ti)",
+}
+"""What these are written like."""
+
+
 def read_placement(image: str, words: Iterable[str]) -> Placement:
     """What words of the form NAME=VALUE say of a placement. Raises LimnerError for others."""
     known = {name: value for name, value in asdict(Placement()).items() if name != "image"}
@@ -82,8 +91,11 @@ def read_placement(image: str, words: Iterable[str]) -> Placement:
         name, equals, text = word.partition("=")
         if not equals or name not in known:
             raise LimnerError(f"--placement {word!r} names nothing that can be placed.", fix=suggest(name, known))
-        if isinstance(known[name], int) and not (text.isascii() and text.isdigit() and int(text) > 0):
-            raise LimnerError(f"--placement {word!r}: {name} has to be a whole number, 1 or more.")
+        least = 0 if name in ("retries", "train_retries") else 1
+        if isinstance(known[name], int) and not (text.isascii() and text.isdigit() and int(text) >= least):
+            raise LimnerError(f"--placement {word!r}: {name} has to be a whole number, {least} or more.")
+        if name in FORMS and not re.fullmatch(FORMS[name], text):
+            raise LimnerError(f"--placement {word!r}: {name} has to be {FORMS[name].replace('|', ' or ')}.")
         values[name] = type(known[name])(text)
     return Placement(image, **values)
 

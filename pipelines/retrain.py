@@ -5,10 +5,9 @@ from kfp import dsl
 from components.close_runs import close_runs
 from components.prepare import prepare
 from components.probe import probe
-from components.rejudge import rejudge
 from components.resolve import resolve
 from pipelines.one_model import gate_and_promote, train_and_judge
-from pipelines.placement import Placement, Where, place, place_heavy
+from pipelines.placement import Placement, Where, place
 
 
 def build(placement: Placement) -> dsl.base_component.BaseComponent:
@@ -72,13 +71,10 @@ def build(placement: Placement) -> dsl.base_component.BaseComponent:
                     what,
                     dataset=prepared.outputs["dataset"],
                     checkpoints=checkpoints,
+                    judge_champion=True,
                     placement=placement,
                     where=where,
                 )
-                compared = rejudge(
-                    **what, dataset=prepared.outputs["dataset"], resources=where.words(where.evaluation_gpus)
-                )
-                place_heavy(compared, placement, where, gpus=where.evaluation_gpus)
-                gate_and_promote(what, judged, placement=placement, where=where, after=compared)
+                gate_and_promote(what, judged, placement=placement, where=where)
 
     return retrain

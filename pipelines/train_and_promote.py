@@ -27,6 +27,7 @@ def build(placement: Placement) -> dsl.base_component.BaseComponent:
         memory: str = "16Gi",
         gpus: int = 1,
         evaluation_gpus: int = 0,
+        judge_champion: bool = False,
         node_selector: dict = {},  # noqa: B006 - kfp reads the defaults; nobody changes them
         tolerations: list = [],  # noqa: B006
         s3_secret: str = "limner-s3",
@@ -45,6 +46,7 @@ def build(placement: Placement) -> dsl.base_component.BaseComponent:
             memory: of training and evaluation
             gpus: of training, one process each
             evaluation_gpus: of evaluation
+            judge_champion: judge the champion, too, by the same classifier and on the same data, before the gate
             node_selector: labels that nodes for training and evaluation must have
             tolerations: of training and evaluation
             s3_secret: secret with AWS_ACCESS_KEY_ID and its kin
@@ -61,6 +63,7 @@ def build(placement: Placement) -> dsl.base_component.BaseComponent:
                 what,
                 dataset=prepared.outputs["dataset"],
                 checkpoints=checkpoints,
+                judge_champion=judge_champion,
                 placement=placement,
                 where=where,
             )

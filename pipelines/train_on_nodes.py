@@ -28,6 +28,7 @@ def build(placement: Placement) -> dsl.base_component.BaseComponent:
         memory: str = "16Gi",
         gpus: int = 1,
         evaluation_gpus: int = 0,
+        judge_champion: bool = False,
         node_selector: dict = {},  # noqa: B006 - kfp reads the defaults; nobody changes them
         tolerations: list = [],  # noqa: B006
         s3_secret: str = "limner-s3",
@@ -47,6 +48,7 @@ def build(placement: Placement) -> dsl.base_component.BaseComponent:
             memory: of each node, and of evaluation
             gpus: of each node, one process each
             evaluation_gpus: of evaluation
+            judge_champion: judge the champion, too, by the same classifier and on the same data, before the gate
             node_selector: labels that nodes for evaluation must have; those for training: the TrainingRuntime's
             tolerations: of evaluation
             s3_secret: secret with AWS_ACCESS_KEY_ID and its kin
@@ -78,6 +80,7 @@ def build(placement: Placement) -> dsl.base_component.BaseComponent:
                 what,
                 trained.outputs["trained"],
                 dataset=prepared.outputs["dataset"],
+                judge_champion=judge_champion,
                 placement=placement,
                 where=where,
             )

@@ -66,8 +66,8 @@ class ModelRegistry(Protocol):
     def champion(self, name: str) -> ModelVersion | None:
         """The version that carries the alias `champion`, or None where there is none yet."""
 
-    def newest(self, name: str) -> ModelVersion | None:
-        """The version that was registered last, or None where there is none."""
+    def trained_on(self, name: str, dataset_md5: str) -> ModelVersion | None:
+        """A version that has learnt from these data, or None where there is none."""
 
     def register(self, candidate: ModelVersion, export: Path, *, run_id: str) -> ModelVersion:
         """Store the exported model as a new version; the same export again returns the version it already is."""

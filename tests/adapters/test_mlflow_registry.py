@@ -252,3 +252,5 @@ def test_the_champion_tells_which_data_it_was_trained_on(registry, export, run_i
     version = registry.register(candidate(), export, run_id=run_id)
     registry.promote(version, instead_of=None, reason="It is the first.")
     assert registry.champion("digits").dataset_md5 == f"{'a' * 32}.dir"
+    assert registry.trained_on("digits", f"{'a' * 32}.dir").number == "1"
+    assert registry.trained_on("digits", f"{'b' * 32}.dir") is None

@@ -84,7 +84,9 @@ def kill_after_checkpoints(parent: int, *, times: int) -> int:
         for child in _trainings(parent):
             scratch = _argument(child, "scratch")
             saved = (
-                {str(path) for path in Path(scratch).glob("*/*/checkpoints/step-*/manifest.json")} if scratch else set()
+                {str(path) for path in Path(scratch).glob("*/*/*/checkpoints/step-*/manifest.json")}
+                if scratch
+                else set()
             )
             if saved - seen:
                 child.kill()

@@ -83,7 +83,7 @@ def test_a_scheduled_run_trains_on_new_data_and_skips_known_ones(
     second, said = again(*words, *other)
     assert returned(second, "probe") == "skip"
     assert tasks_of(second) == {"resolve", "probe", "close-runs"}
-    assert f"Champion version 1 was trained on {md5}." in said
+    assert f"Version 1 was trained on {md5}." in said
     seed = "datasets.tiny.source.seed=1"
     changed = open_catalog(tiny_params, [seed]).dataset("tiny")
     prepare(changed, name="tiny", output=tmp_path / "repository" / "new")

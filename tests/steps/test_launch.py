@@ -49,8 +49,10 @@ def test_their_failure_is_an_error_with_their_words_above(launch, catalog, tmp_p
 
 
 @pytest.fixture
-def once(catalog, dataset, ports, tmp_path):
-    """Train in one process on a volume; `tell` gets every opening of ports."""
+def once(catalog, dataset, ports, tmp_path, monkeypatch):
+    """Train in one process on a volume; `told` gets every opening of ports."""
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
 
     def once(settings="", *, scratch=None, told=None):
         def open_ports():
@@ -85,6 +87,15 @@ def test_a_training_whose_result_did_not_arrive_is_not_done_again(once, tmp_path
     assert (told, again) == (["opened"], first)
 
 
+def test_a_training_that_was_cut_off_after_its_result_comes_to_its_end(once, tmp_path):
+    told = []
+    once(told=told)
+    (own,) = (tmp_path / "volume").iterdir()
+    (own / "run" / "0123456789abcdef").mkdir(parents=True)
+    once(told=told)
+    assert told == ["opened"] * 2
+
+
 def test_other_settings_are_another_training(once, catalog):
     told = []
     once(told=told)
@@ -94,10 +105,11 @@ def test_other_settings_are_another_training(once, catalog):
     assert told == ["opened"] * 2
 
 
-def test_a_volume_that_nobody_can_write_to_is_replaced_by_the_pods_own_disk(once, tmp_path, monkeypatch, capsys):
+def test_a_volume_that_nobody_can_write_to_is_replaced_by_the_pods_own_disk(once, tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     once(scratch=tmp_path / "file" / "volume")
     assert "cannot be written to" in capsys.readouterr().out
     assert (tmp_path / "artifact" / "lineage.json").is_file()
-    assert list((tmp_path / "limner-scratch" / "finished").iterdir())
+    assert list((tmp_path / "temporary" / "limner-scratch").iterdir()) == [], (
+        "what ends with the pod need not lie there twice"
+    )

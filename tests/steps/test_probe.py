@@ -19,8 +19,9 @@ class Champion(UntrackedRegistry):
     def champion(self, name):
         return ModelVersion(name, "7", dataset_md5=OLD)
 
-    def newest(self, name):
-        return ModelVersion(name, "8", dataset_md5=HELD)
+    def trained_on(self, name, dataset_md5):
+        known = {OLD: "7", HELD: "8"}
+        return ModelVersion(name, known[dataset_md5]) if dataset_md5 in known else None
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def ask(catalog, ports):
 
 def test_known_data_are_skipped(ask):
     found = ask(OLD)
-    assert (found.verdict, found.reason) == ("skip", f"Champion version 7 was trained on {OLD}.")
+    assert (found.verdict, found.reason) == ("skip", f"Version 7 was trained on {OLD}.")
 
 
 def test_new_data_are_trained_on_from_the_champion_by_its_version(ask):

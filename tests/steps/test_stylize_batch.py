@@ -87,6 +87,7 @@ def keys(bucket, prefix):
 def test_all_parts_together_do_every_picture_once(bucket, registry):
     total = add_up(do(bucket, registry, 3))
     assert (total.done, total.skipped, total.refused) == (11, 0, 1)
+    assert any("photos/0/5.png" in note for note in total.notes)
     assert keys(bucket, "painted") == keys(bucket, "photos") - {"0/5.png"}
 
 

@@ -67,11 +67,11 @@ class MlflowRegistry:
                     return None
                 raise
 
-    def newest(self, name: str) -> ModelVersion | None:
-        """The version that was registered last, or None where there is none."""
+    def trained_on(self, name: str, dataset_md5: str) -> ModelVersion | None:
+        """A version that has learnt from these data, or None where there is none."""
         with self._speaking():
-            query, order = f"name = '{name}'", ["version_number DESC"]
-            found = self.server.client.search_model_versions(query, max_results=1, order_by=order)
+            query = f"name = '{name}' and tags.`{DATASET}` = '{dataset_md5}'"
+            found = self.server.client.search_model_versions(query, max_results=1)
             return _version(found[0]) if found else None
 
     def register(self, candidate: ModelVersion, export: Path, *, run_id: str) -> ModelVersion:

@@ -57,9 +57,9 @@ class UntrackedRegistry:
         del name
         return None
 
-    def newest(self, name: str) -> ModelVersion | None:
+    def trained_on(self, name: str, dataset_md5: str) -> ModelVersion | None:
         """None: there is no version."""
-        del name
+        del name, dataset_md5
         return None
 
     def register(self, candidate: ModelVersion, export: Path, *, run_id: str) -> ModelVersion:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -19,7 +20,7 @@ from limner.packing import PackedDataset
 from limner.ports import Ports
 from limner.steps import catalog_from_json
 from limner.steps.output import replaced
-from limner.steps.train import train
+from limner.steps.train import FINISHED, train
 
 GRACE_SECONDS = 120
 """For the processes to save what they have, once they are told to end."""
@@ -41,20 +42,26 @@ def train_once(  # noqa: PLR0913 - all that a pod is told
     What is finished stays in `scratch` beside the checkpoints, because a step whose result does not arrive is started
     again: then it is only copied. Without a `scratch` that can be written to, a temporary folder stands in.
     """
-    scratch = _writable(scratch)
     what = "\n".join((settings, PackedDataset(dataset).digest, code_name(__version__)))
-    finished = scratch / "finished" / hashlib.sha256(what.encode()).hexdigest()[:16]
-    if not (finished / FILE_NAME).is_file():
+    own = _writable(scratch) / f"{name}-{hashlib.sha256(what.encode()).hexdigest()[:16]}"
+    finished, run = own / "finished", own / "run"
+    if not (finished / FILE_NAME).is_file() or _under_way(run):
         if processes > 1:
-            places = {"dataset": dataset, "output": finished, "scratch": scratch / name}
+            places = {"dataset": dataset, "output": finished, "scratch": run}
             train_in_processes(settings, name=name, processes=processes, places=places, environment=environment)
         else:
             model = catalog_from_json(settings).model(name)
-            ports = open_ports()
-            train(model, name=name, dataset=dataset, output=finished, scratch=scratch / name, ports=ports)
+            train(model, name=name, dataset=dataset, output=finished, scratch=run, ports=open_ports())
     with replaced(output) as folder:
         shutil.copytree(finished, folder, dirs_exist_ok=True)
+    if own.is_relative_to(tempfile.gettempdir()):  # it would not be found again
+        shutil.rmtree(own, ignore_errors=True)
     return read_lineage(output).get("run_id", "")
+
+
+def _under_way(run: Path) -> bool:
+    """Whether a training has left its place: one that has just written its result still has records to send."""
+    return run.is_dir() and any(place.is_dir() and not place.name.endswith(FINISHED) for place in run.iterdir())
 
 
 def _writable(scratch: Path) -> Path:
@@ -63,6 +70,8 @@ def _writable(scratch: Path) -> Path:
         scratch.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=scratch).close()
     except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+            raise  # it may be better the next time, and then its checkpoints are there
         stand_in = Path(tempfile.gettempdir(), "limner-scratch")
         print(
             f"{scratch} cannot be written to ({error}): checkpoints lie in {stand_in}, and end with this pod.",

@@ -23,7 +23,7 @@ class Probed:
 def probe(settings: str, *, name: str, dataset_md5: str, fine_tune: bool, ports: Ports) -> Probed:
     """Skip where a model has learnt from just these data; else train, beginning with the champion's weights if wished.
 
-    That model is the champion, or the version that was registered last: one that was held would be held again.
+    That model need not be the champion: one that was held would be held again.
 
     `settings` are one JSON string, as are those that come back: they name the champion by its version, since the alias
     may move while the training waits for its turn.
@@ -34,10 +34,9 @@ def probe(settings: str, *, name: str, dataset_md5: str, fine_tune: bool, ports:
             "Nothing says which data to look at.", fix="Name the dataset's md5, or the s3:// address of its pointer."
         )
     registered_name = model.promote.registered_name or name
-    champion, newest = ports.registry.champion(registered_name), ports.registry.newest(registered_name)
-    for kind, version in (("Champion version", champion), ("Version", newest)):
-        if version is not None and version.dataset_md5 == dataset_md5:
-            return Probed("skip", f"{kind} {version.number} was trained on {dataset_md5}.", settings)
+    champion = ports.registry.champion(registered_name)
+    if known := ports.registry.trained_on(registered_name, dataset_md5):
+        return Probed("skip", f"Version {known.number} was trained on {dataset_md5}.", settings)
     if champion is None:
         return Probed("train", "There is no champion yet.", settings)
     reason = f"Champion version {champion.number} was trained on {champion.dataset_md5 or 'unknown data'}."

@@ -26,6 +26,8 @@ def rejudge(settings: ModelSettings[MethodSettings], *, name: str, dataset: Path
     champion = ports.registry.champion(settings.promote.registered_name or name)
     if champion is None:
         return "There is no champion yet."
+    if not champion.export_digest:
+        return f"Champion version {champion.number} keeps its figures: it was registered by hand."
     packed = PackedDataset(dataset)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory(prefix="limner-") as place:

@@ -21,7 +21,7 @@ from limner.picture_places import (
     refuse_overwriting_in_store,
 )
 from limner.ports import ModelRegistry, ObjectStore
-from limner.steps.stylize import Stylized, StylizeOptions, stylize
+from limner.steps.stylize import Observer, Stylized, StylizeOptions, stylize
 
 MOST_PARTS = 1000
 
@@ -78,14 +78,16 @@ def stylize_part(
     refuse_overwriting_in_store(destination, names, search)
     mine = [(found, name) for found, name in zip(search.pictures, names, strict=True) if part.has(found.relative)]
     with tempfile.TemporaryDirectory(prefix="limner-") as folder:
-        translator = open_translator(registry.fetch(part.model, Path(folder)))
-        return stylize(
+        translator, refused = open_translator(registry.fetch(part.model, Path(folder))), list[str]()
+        result = stylize(
             [found for found, _ in mine],
             [name for _, name in mine],
             model=translator,
             destination=_OwnRecord(stores[1], f"{part.number}-of-{part.of}"),
             options=options,
+            observer=Observer(refused=lambda error: refused.append(" ".join(str(error).split()))),
         )
+    return replace(result, notes=(*refused, *result.notes))
 
 
 def add_up(results: list[Stylized]) -> Stylized:
