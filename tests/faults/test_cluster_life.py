@@ -49,7 +49,7 @@ artifacts = {name: dsl.Artifact(uri=place) for name, place in places.items()}
 train.python_func(**given, **artifacts)
 """
 """The pod of the train component, as a program."""
-FOR_THE_LOG = {"kubeflow_run": "the-run", "resources": "one processor"}
+BESIDE = {"kubeflow_run": "the-run", "resources": "one processor", "judge_champion": False}
 """What some steps are told beside."""
 
 
@@ -182,9 +182,9 @@ def pod(stack: Stack, toy: Mapping[str, str], *, dataset: Path, disk: Path, trai
     return Pod(disk, given, str(dataset), trained or disk / "trained")
 
 
-def told(component: Any) -> dict[str, str]:
-    """Those of FOR_THE_LOG that a component takes."""
-    return {name: value for name, value in FOR_THE_LOG.items() if name in component.python_func.__annotations__}
+def told(component: Any) -> dict[str, Any]:
+    """Those of BESIDE that a component takes."""
+    return {name: value for name, value in BESIDE.items() if name in component.python_func.__annotations__}
 
 
 def call(component: Any, **given: Any) -> Any:
