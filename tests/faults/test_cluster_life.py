@@ -277,6 +277,7 @@ def test_a_training_whose_machine_is_lost_loses_nothing(
         assert [name for name, value in one.items() if not torch.equal(value, other[name])] == [], which
 
 
+@pytest.mark.slow
 def test_a_training_that_never_reached_mlflow_is_replayed_to_it(
     stack: Stack, toy: dict[str, str], toys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

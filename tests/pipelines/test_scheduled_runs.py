@@ -64,6 +64,7 @@ def s3() -> Iterator[dict[str, str]]:
         yield environment
 
 
+@pytest.mark.slow
 def test_a_scheduled_run_trains_on_new_data_and_skips_known_ones(
     local: LocalRun, s3: dict[str, str], tiny_params: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -94,6 +95,7 @@ def test_a_scheduled_run_trains_on_new_data_and_skips_known_ones(
     assert "was measured in another way" not in (third / "gate" / "decision").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_batch_of_pictures_gets_the_style_of_the_champion(
     local: LocalRun, s3: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
