@@ -24,8 +24,8 @@ RUN python -c 'import sys, tomllib; p = tomllib.load(open("/pyproject.toml", "rb
 FROM ${BASE_IMAGE} AS requirements
 ARG UV_DEFAULT_INDEX
 ENV UV_SYSTEM_CERTS=1 UV_HTTP_TIMEOUT=300 UV_NO_CACHE=1 UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy
-RUN python -m venv /tools && /tools/bin/python -m pip install --no-cache-dir --disable-pip-version-check \
-      ${UV_DEFAULT_INDEX:+--index-url "$UV_DEFAULT_INDEX"} uv==0.13.9 && \
+RUN python -m venv /tools && \
+    PIP_INDEX_URL="$UV_DEFAULT_INDEX" /tools/bin/python -m pip install --no-cache-dir --disable-pip-version-check uv==0.13.9 && \
     python -m venv /venv
 COPY --from=wanted /wanted.txt /
 COPY requirements.lock /

@@ -87,8 +87,8 @@ def refuse_fixed_data(pipeline: str, values: Mapping[str, Any]) -> None:
     if pipeline != NEEDS_NO_SETTINGS and not str(values.get("dataset_md5", "")).startswith(POINTER):
         raise LimnerError(
             "This schedule would see the same data each time: dataset_md5 is no pointer.",
-            fix="python -m pipelines publish DATASET s3://BUCKET/KEY, then schedule retrain --with "
-            "dataset_md5=s3://BUCKET/KEY",
+            fix="python -m pipelines publish DATASET s3://BUCKET/KEY, then schedule --pipeline retrain "
+            "--with dataset_md5=s3://BUCKET/KEY",
         )
 
 
