@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +58,23 @@ class ModelVersion:
     export_digest: str = ""
     dataset_md5: str = ""
     """DVC's name of the data it was trained on; empty where nothing says."""
+    costs: Mapping[str, float] = field(default_factory=dict)
+    """What its export costs: `latency_ms` a picture, `size_mib` of all files, `parity` (the worst of its formats)."""
+
+
+@dataclass(frozen=True)
+class Movement:
+    """An entry in the history of a model: its champion changed."""
+
+    kind: Literal["promotion", "rollback"]
+    version: str
+    """The champion since; empty where there has been none since."""
+    before: str
+    """The champion until then; empty where there was none."""
+    who: str
+    when: str
+    """ISO 8601, UTC, to the second."""
+    why: str
 
 
 class ModelRegistry(Protocol):

@@ -291,9 +291,14 @@ class EvaluateSettings(Settings):
 class ExportSettings(Settings):
     """What a trained model is shipped as."""
 
-    formats: list[Literal["pt2", "onnx"]] = Field(["pt2", "onnx"], description="beside model.safetensors")
+    formats: list[Literal["pt2", "onnx", "onnx-bf16", "onnx-int8"]] = Field(
+        ["pt2", "onnx"], description="beside model.safetensors; -bf16 and -int8: smaller files, weights rounded"
+    )
     parity_tolerance: float = Field(
         1e-3, gt=0, description="largest absolute difference to the eager model, in [-1, 1]"
+    )
+    rounded_tolerance: float = Field(
+        0.05, gt=0, description="mean absolute difference that rounded weights may make, in [-1, 1]"
     )
 
 
@@ -304,8 +309,15 @@ class PromoteSettings(Settings):
     metric: str = Field("", description="metric that is compared with the champion's; empty: the Frechet distance")
     better: Literal["lower", "higher"] = "lower"
     min_improvement: float = Field(0.0, ge=0, description="by which the champion must be beaten, in the metric's unit")
+    error_bars: float = Field(
+        2.0, ge=0, description="standard errors of the difference by which it must be beaten, too; 0: none"
+    )
+    required: list[str] = Field([], description="metrics that must have been measured")
     at_most: dict[str, float] = Field({}, description="metric -> highest value that may be promoted")
     at_least: dict[str, float] = Field({}, description="metric -> lowest value that may be promoted")
+    budgets: dict[Literal["parity", "latency_ms", "size_mib"], float] = Field(
+        {}, description="cost of the exported model -> highest value: parity, milliseconds a picture, MiB of all files"
+    )
 
 
 MethodT = TypeVar("MethodT", bound=MethodSettings)

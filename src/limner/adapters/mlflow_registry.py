@@ -6,49 +6,27 @@ import json
 import math
 import tempfile
 import time
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 
-import numpy as np
 from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric
 from mlflow.entities import Run as StoredRun
 from mlflow.entities.model_registry import ModelVersion as StoredVersion
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model, ModelSignature
-from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+from mlflow.models import Model
 
-import limner
+from limner.adapters.mlflow_packaging import save_mlflow_model
 from limner.adapters.mlflow_server import MlflowServer, environment, find_run, first_line, http_patience
 from limner.errors import LimnerError
 from limner.lineage import read_lineage
 from limner.ports import ModelVersion
 from limner.promotion import ALIAS
-from limner.tasks import TRANSLATION
 
 DIGEST, METRICS, PROTOCOL = "limner.export_digest", "limner.metrics", "limner.protocol"
 DATASET = "limner.dataset_md5"
-MODEL_FILE = Path(__file__).with_name("mlflow_model.py")
-SIGNATURE = ModelSignature(
-    outputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, -1))]),
-    params=ParamSchema(
-        [
-            ParamSpec("count", DataType.long, 1),
-            ParamSpec("seed", DataType.long, 0),
-            ParamSpec("label", DataType.long, -1),
-        ]
-    ),
-)
-TRANSLATOR_SIGNATURE = ModelSignature(
-    inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, -1))]),
-    outputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, -1))]),
-)
-NEEDED_TO_SERVE = ("mlflow", "numpy", "pillow", "torch")
-"""What that file and `limner.inference` import; pinned to what is installed here."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +151,7 @@ class MlflowRegistry:
         try:
             with tempfile.TemporaryDirectory() as folder:
                 note = Model(artifact_path=model.artifact_location, model_uuid=model.model_id, model_id=model.model_id)
-                _save(Path(folder) / "model", export, note)
+                save_mlflow_model(Path(folder) / "model", export, note)
                 client.log_model_artifacts(model.model_id, str(Path(folder) / "model"))
         except BaseException:
             client.finalize_logged_model(model.model_id, LoggedModelStatus.FAILED)
@@ -220,31 +198,6 @@ class MlflowRegistry:
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-
-
-def _save(folder: Path, export: Path, note: Model) -> None:
-    """Write an MLflow model: this package's code, the export, and what has to be installed to run them."""
-    with warnings.catch_warnings():
-        # It misses an example of the input, and there is none: a generator is asked by parameters.
-        warnings.filterwarnings("ignore", message=".*input example was not provided", category=UserWarning)
-        # On import it warns of the type hints of its own classes.
-        warnings.filterwarnings("ignore", message=".*Any type hint is inferred as AnyType", category=UserWarning)
-        import mlflow.pyfunc
-
-        mlflow.pyfunc.save_model(
-            str(folder),
-            mlflow_model=note,
-            python_model=str(MODEL_FILE),
-            artifacts={"export": str(export)},
-            signature=TRANSLATOR_SIGNATURE if _translates(export) else SIGNATURE,
-            code_paths=[str(Path(limner.__file__).parent)],
-            # Without the local part: "2.11.0+cpu" is on no index.
-            pip_requirements=[f"{name}=={metadata.version(name).partition('+')[0]}" for name in NEEDED_TO_SERVE],
-        )
-
-
-def _translates(export: Path) -> bool:
-    return json.loads((export / "config.json").read_text(encoding="utf-8")).get("task") in TRANSLATION
 
 
 def _lineage_tags(export: Path) -> dict[str, str]:
