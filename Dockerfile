@@ -14,7 +14,7 @@ ARG BASE_IMAGE=python:3.11-slim
 # What is to be installed. A stage of its own, so that the next one is built anew only where this list changes, and not
 # with every other line of pyproject.toml.
 FROM ${BASE_IMAGE} AS wanted
-ARG EXTRAS="pipeline server"
+ARG EXTRAS="pipeline serve server"
 COPY pyproject.toml /
 RUN python -c 'import sys, tomllib; p = tomllib.load(open("/pyproject.toml", "rb"))["project"]; \
       print(*p["dependencies"], *(r for e in sys.argv[1:] for r in p["optional-dependencies"][e]), sep="\n")' \
