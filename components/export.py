@@ -12,6 +12,7 @@ def export(
     trained: dsl.Input[dsl.Model],
     evaluation: dsl.Input[dsl.Artifact],
     exported: dsl.Output[dsl.Model],
+    card: dsl.Output[dsl.Markdown],
 ) -> None:
     """Export a trained model.
 
@@ -20,11 +21,13 @@ def export(
         settings: the model's entries of params.yaml, as `limner config show MODEL --json` prints them
         trained: the trained model
         evaluation: its evaluation, which chose between the last and the best product
-        exported: safetensors, torch.export and ONNX files
+        exported: safetensors, torch.export and ONNX files, and the model card
+        card: the model card, for the user interface
     """
     from pathlib import Path
 
     from limner.adapters import connect
+    from limner.card import inline_card
     from limner.steps import catalog_from_json
     from limner.steps.export import export as step
 
@@ -37,3 +40,4 @@ def export(
         ports=connect(),
     )
     exported.metadata.update(name=model, digest=result.digest)
+    Path(card.path).write_text(inline_card(result.output), encoding="utf-8")

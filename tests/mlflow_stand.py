@@ -5,13 +5,14 @@ from __future__ import annotations
 import fcntl
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from limner.lineage import write_lineage
+from limner.lineage import file_sha256, write_lineage
 
 # MLflow uses what SQLAlchemy has deprecated.
 third_party_warnings = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
@@ -47,17 +48,37 @@ class Toy(nn.Module):
         return torch.tanh(self.linear(noise) + self.embedding(labels)).view(-1, 1, 8, 8)
 
 
-def write_export(folder: Path, *, digest: str, run_id: str = "", program: bool = False) -> Path:
+def write_export(
+    folder: Path,
+    *,
+    digest: str,
+    run_id: str = "",
+    program: bool = False,
+    weights: bytes = b"none",
+    costs: Mapping[str, float] | None = None,
+) -> Path:
     """An export directory as `limner export` leaves it; without a program it can be registered, but not used."""
     folder.mkdir(parents=True)
-    inputs = [{"name": "noise", "shape": [4], "dtype": "float32"}, {"name": "labels", "shape": [], "dtype": "int64"}]
-    (folder / "config.json").write_text(json.dumps({"classes": ["bar", "dot", "ring"], "inputs": inputs}))
+    (folder / "model.safetensors").write_bytes(weights)
     if program:
         torch.manual_seed(0)
         batch = {0: torch.export.Dim("batch", min=1, max=65536)}
         example = {"noise": torch.zeros(2, 4), "labels": torch.zeros(2, dtype=torch.int64)}
         shapes = {"noise": batch, "labels": batch}
         torch.export.save(torch.export.export(Toy().eval(), (), example, dynamic_shapes=shapes), folder / "model.pt2")
+    config = {
+        "name": folder.name,
+        "task": "pictures",
+        "image": {"channels": 1, "height": 8, "width": 8, "range": [-1, 1]},
+        "classes": ["bar", "dot", "ring"],
+        "inputs": [
+            {"name": "noise", "shape": [4], "dtype": "float32"},
+            {"name": "labels", "shape": [], "dtype": "int64"},
+        ],
+        "costs": dict(costs or {}),
+        "files": {path.name: file_sha256(path) for path in sorted(folder.iterdir())},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
     record = {
         "step": "export",
         "export_digest": digest,

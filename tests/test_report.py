@@ -2,8 +2,11 @@
 
 import base64
 import dataclasses
+import functools
 import io
+import itertools
 import re
+import shutil
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 
@@ -15,9 +18,11 @@ from limner.metric_words import HEADLINES, MEANINGS, TRANSFER_HEADLINES
 from limner.report import (
     Exhibits,
     ReportContent,
+    Rival,
     Safeguard,
     Sheet,
     Yardstick,
+    compared,
     render_report,
 )
 
@@ -61,6 +66,7 @@ class Page(HTMLParser):
     def __init__(self, html):
         super().__init__()
         self.open, self.images, self.references, self.rows, self.text = [], {}, [], [], ""
+        self.headings, self.ids, self.headers = [], [], []
         self.feed(html)
         assert self.open == []
 
@@ -69,25 +75,36 @@ class Page(HTMLParser):
         self.references += [value for name, value in attrs if name in ("src", "href", "srcset", "data", "action")]
         if tag == "img":
             self.images[attributes["alt"]] = attributes["src"]
+        self.ids += [attributes["id"]] if "id" in attributes else []
+        if tag in ("h1", "h2", "h3", "h4"):
+            self.headings.append(int(tag[1]))
+        if tag == "th":
+            self.headers.append(attributes.get("scope"))
         if tag == "tr":
             self.rows.append([])
         if tag in ("td", "th"):
             self.rows[-1].append("")
-        if tag not in ("meta", "img", "br", "link"):
+        if tag not in ("meta", "img", "br", "link", "wbr"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if "style" not in self.open:
+        if not {"style", "nav"} & set(self.open):
             self.text += data
         if {"td", "th"} & set(self.open):
             self.rows[-1][-1] += data
 
 
+@functools.cache
+def whole():
+    return render_report(CONTENT)
+
+
 def page(**changes):
-    return Page(render_report(dataclasses.replace(CONTENT, **changes)))
+    """The page of the content; with changes without its plots, which take most of the time."""
+    return Page(render_report(dataclasses.replace(CONTENT, **{"journal": [], "distances": {}} | changes)))
 
 
 def image(uri):
@@ -95,17 +112,19 @@ def image(uri):
 
 
 def test_it_refers_to_nothing_outside_itself():
-    html = render_report(CONTENT)
-    assert all(reference.startswith("data:image/") for reference in Page(html).references)
+    html = whole()
+    found = Page(html)
+    inside = {f"#{name}" for name in found.ids}
+    assert all(reference.startswith("data:image/") or reference in inside for reference in found.references)
     assert not re.search(r"@import|url\(|<script|<link|<iframe", html)
 
 
 def test_the_same_content_gives_the_same_file():
-    assert render_report(CONTENT) == render_report(CONTENT)
+    assert render_report(CONTENT) == whole()
 
 
 def test_every_picture_has_words_and_they_say_what_the_columns_are():
-    images = page().images
+    images = Page(whole()).images
     assert len(images) == 2 + 1 + 3  # sheets, distances, losses and speed and the quick judgement
     assert "A grid of training pictures. Columns: cats, dogs." in images
     assert all(len(words) > 10 for words in images)
@@ -183,16 +202,19 @@ def test_a_translation_has_its_own_headlines_yardsticks_and_safeguards():
 
 
 def test_protocol_lineage_notes_and_events_are_there():
-    found = page()
+    found = Page(whole())
     assert ["samples", "2000"] in found.rows
     assert ["dataset.digest", "abc123"] in found.rows
     assert not any(row[0] == "kfp.run_id" for row in found.rows), "what is empty says nothing"
     assert "There is no validation split." in found.text
-    assert "resumed, after 1500 images" in found.text
+    assert "After 1,500 images: The training was interrupted, and went on from here." in found.text
 
 
 def test_plots_are_drawings_that_follow_the_theme():
-    uri = page().images["Curve over thousands of images: Losses"]
+    words = (
+        "Losses over thousands of images: generator from 0.7 to 0.6, discriminator from 0.6 to 0.7. Marked events: 1."
+    )
+    uri = Page(whole()).images[words]
     assert uri.startswith("data:image/svg+xml;base64,")
     drawing = image(uri).decode()
     ElementTree.fromstring(drawing)
@@ -220,7 +242,154 @@ def test_names_cannot_break_the_page():
     sheet = Sheet(evil, f'"{evil}', NOISE, caption=evil, headings=(evil,))
     exhibits = Exhibits([sheet], {}, [Yardstick(evil, evil, evil, evil)], [Safeguard(False, evil)])
     html = render_report(
-        dataclasses.replace(CONTENT, name=evil, exhibits=exhibits, lineage={evil: evil}, notes=(evil,))
+        dataclasses.replace(CONTENT, journal=[], name=evil, exhibits=exhibits, lineage={evil: evil}, notes=(evil,))
     )
     assert "<script" not in html
     Page(html)
+
+
+# -- the champion -----------------------------------------------------------------------------------------------------
+
+MINE = {"fd_classifier": 1.0, "fd_classifier_se": 0.1, "sure_share": 0.9, "diversity": 0.9, "copy_share_real": 0.0}
+THEIRS = {"fd_classifier": 2.0, "fd_classifier_se": 0.1, "sure_share": 0.9, "diversity": 1.2, "copy_share_real": 0.1}
+
+
+def verdicts(mine=MINE, theirs=THEIRS, **changes):
+    return {row.name: row.verdict for row in compared(mine, Rival("version 3", theirs, **changes))}
+
+
+def test_figures_stand_beside_the_champions_with_their_errors_and_who_is_better():
+    sheet = Sheet("The same seeds", "Bands of pictures.", NOISE)
+    found = page(metrics={"best": MINE}, rival=Rival("version 3 of digits-gan", THEIRS, sheets=[sheet]))
+    assert "The champion is version 3 of digits-gan." in found.text
+    assert [
+        "fd_classifier",
+        "1 \N{PLUS-MINUS SIGN} 0.1",
+        "2 \N{PLUS-MINUS SIGN} 0.1",
+        "lower",
+        "this model",
+    ] in found.rows
+    assert "Bands of pictures." in found.images
+
+
+@pytest.mark.parametrize(
+    ("name", "mine", "theirs", "verdict"),
+    [
+        ("fd_classifier", 1.0, 2.0, "this model (errors unknown)"),
+        ("fd_classifier", 2.0, 1.0, "the champion (errors unknown)"),
+        ("sure_share", 0.9, 0.8, "this model (errors unknown)"),
+        ("sure_share", 0.8, 0.9, "the champion (errors unknown)"),
+        ("diversity", 0.9, 1.2, "this model (errors unknown)"),
+        ("diversity", 0.7, 1.2, "the champion (errors unknown)"),
+        ("sure_share", 0.9, 0.9, "no clear difference"),
+        ("sure_share", 0.9, float("nan"), ""),
+    ],
+)
+def test_better_means_lower_or_higher_or_nearer_to_1_as_the_metric_has_it(name, mine, theirs, verdict):
+    assert verdicts({name: mine}, {name: theirs}) == {name: verdict}
+
+
+@pytest.mark.parametrize(("error", "verdict"), [(0.3, "this model"), (0.4, "no clear difference")])
+def test_a_difference_counts_from_two_standard_errors_on(error, verdict):
+    """The error of a difference of 1 is sqrt(2) times that of either side."""
+    mine, theirs = ({"fid": value, "fid_se": error} for value in (1.0, 2.0))
+    assert verdicts(mine, theirs) == {"fid": verdict}
+
+
+def test_what_has_no_better_and_what_one_of_both_lacks_is_not_compared():
+    assert set(verdicts({**MINE, "novelty": 1.0})) == {"fd_classifier", "sure_share", "diversity"}
+
+
+def test_unlike_protocols_and_the_same_weights_have_no_winner_and_say_why():
+    unlike = Rival("version 3", THEIRS, unlike=["samples was 500, is 2000"])
+    found = page(metrics={"best": MINE}, rival=unlike)
+    assert "The figures are not to be compared" in found.text
+    assert "samples was 500, is 2000" in found.text
+    assert set(verdicts(unlike=unlike.unlike).values()) == {""}
+    same = page(metrics={"best": MINE}, rival=Rival("version 3", MINE, same_weights=True))
+    assert "It has the very same weights: it is this model." in same.text
+    assert "this model" not in {row[-1] for row in same.rows[1:]}
+
+
+def test_without_a_champion_it_says_why():
+    assert "The server is away." in page(rival_note="The server is away.").text
+    assert "It was not compared with a champion." in page().text
+
+
+# -- for everybody ----------------------------------------------------------------------------------------------------
+
+EVERYTHING = {
+    "growth": Sheet("While it learnt", "Rows of pictures.", NOISE, rows=("10k", "20k")),
+    "rival": Rival("version 3", THEIRS, ["samples was 500, is 2000"], sheets=[CONTENT.exhibits.sheets[0]]),
+    "exhibits": Exhibits(
+        CONTENT.exhibits.sheets, HEADLINES, [Yardstick("read", "97%", "85%", "")], [Safeguard(False, "Nothing is.")]
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def everything():
+    return render_report(dataclasses.replace(CONTENT, **EVERYTHING))
+
+
+def test_headings_are_in_order_and_every_header_of_a_table_says_of_what(everything):
+    found = Page(everything)
+    assert found.headings.count(1) == 1
+    assert found.headings[0] == 1
+    assert all(below - above <= 1 for above, below in itertools.pairwise(found.headings))
+    assert set(found.headers) == {"row", "col"}
+    assert len(set(found.ids)) == len(found.ids)
+
+
+def test_the_words_of_a_picture_say_what_its_rows_and_columns_are(everything):
+    assert "Rows of pictures. Rows: 10k, 20k." in Page(everything).images
+
+
+def luminance(colour):
+    """Relative luminance of #rrggbb: WCAG 2.2, https://www.w3.org/TR/WCAG22/#dfn-relative-luminance."""
+    parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def contrast(one, other):
+    high, low = sorted((luminance(one), luminance(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_contrast_is_computed_as_wcag_has_it():
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    assert contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.01)
+
+
+def test_all_text_stands_out_from_its_ground_on_a_light_and_on_a_dark_page(everything):
+    themes = [dict(re.findall(r"--(\w+): (#\w{6});", rule)) for rule in re.findall(r":root \{([^}]*)\}", everything)]
+    assert len(themes) == 2
+    for theme in themes:
+        for text in ("ink", "soft", "good", "bad", "link"):
+            assert contrast(theme[text], theme["paper"]) >= 4.5, (text, theme)
+        assert contrast(theme["soft"], theme["panel"]) >= 4.5
+        assert contrast(theme["ink"], theme["panel"]) >= 4.5
+
+
+def test_nothing_moves_for_those_who_asked_for_stillness(everything):
+    moving = re.search(r"scroll-behavior|transition|animation", everything.split("@media (prefers-reduced-motion")[0])
+    assert not moving
+
+
+@pytest.mark.slow
+def test_a_phone_need_not_scroll_sideways(everything, tmp_path):
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if not chromium:
+        pytest.skip("there is no Chromium")
+    from playwright.sync_api import sync_playwright
+
+    (tmp_path / "report.html").write_text(everything, encoding="utf-8")
+    with sync_playwright() as player:
+        browser = player.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        for width in (320, 390, 1280):
+            view = browser.new_page(viewport={"width": width, "height": 900})
+            view.goto((tmp_path / "report.html").as_uri())
+            view.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
+            assert view.evaluate("document.documentElement.scrollWidth") <= width
+        browser.close()

@@ -125,7 +125,7 @@ class Checkpoints:
         self._refuse_difference(manifest["identity"], folder)
         try:
             _load(parts, folder, saved=manifest["parts"])
-        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        except (SafetensorError, RuntimeError, ValueError, KeyError, TypeError) as error:
             raise LimnerError(
                 f"The checkpoint {folder} does not fit the networks that this version builds.",
                 why=str(error).splitlines()[0],

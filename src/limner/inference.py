@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from torch import Tensor, nn
 from torch.export.passes import move_to_device_pass
 
 from limner.errors import LimnerError
+from limner.exported import BACK, PROGRAM, WEIGHTS, load_program, open_config, opening
 from limner.pixels import to_uint8
 from limner.precision import PrecisionName, autocast, choose_precision
 from limner.randomness import generator
@@ -33,7 +32,6 @@ from limner.tiling import (
     to_network,
 )
 
-CONFIG, PROGRAM, BACK, WEIGHTS = "config.json", "model.pt2", "back.pt2", "model.safetensors"
 BATCH = 64
 MOST = 100_000
 MEMORY = 2 * 2**30
@@ -43,23 +41,28 @@ KERNELS = 2.0
 
 
 def open_model(folder: Path) -> GenerativeModel | StyleModel:
-    """The model in an export directory: what it is for is in its `task`. Raises LimnerError where there is none."""
-    config = read_config(folder)
-    return open_translator(folder) if config.get("task") in TRANSLATION else open_generator(folder)
+    """The model in an export directory: what it is for is in its `task`.
+
+    Raises LimnerError where there is none, and where a file of it was changed since it was exported: then nothing of it
+    is loaded.
+    """
+    config = open_config(folder)
+    return _translator(folder, config) if config.get("task") in TRANSLATION else _generator(folder, config)
 
 
 def open_generator(folder: Path) -> GenerativeModel:
-    """The model that makes pictures out of noise, on the CPU. Raises LimnerError where the folder does not hold one."""
-    config = read_config(folder)
+    """The model that makes pictures out of noise, on the CPU. Raises LimnerError as `open_model` does.
+
+    And where the folder holds a model of another kind.
+    """
+    config = open_config(folder)
     if config.get("task") in TRANSLATION:
         raise LimnerError(
             f"{folder} does not make pictures of its own.",
             why="It was trained to turn pictures into others.",
             fix=f"Give it pictures: limner stylize PICTURES --model {folder} --out DIR",
         )
-    with _opening(folder):
-        program = _load(folder, PROGRAM).module()
-        return GenerativeModel(program, tuple(config["classes"]), tuple(config["inputs"]))
+    return _generator(folder, config)
 
 
 def open_translator(
@@ -67,63 +70,70 @@ def open_translator(
 ) -> StyleModel:
     """The model that turns pictures into others, on the GPU if there is one; `reverse`: the way back, where it has one.
 
-    Raises LimnerError where the folder does not hold such a model.
+    Raises LimnerError as `open_model` does, and where the folder holds a model of another kind.
     """
-    config = read_config(folder)
+    config = open_config(folder)
     if config.get("task") not in TRANSLATION:
         raise LimnerError(
             f"{folder} cannot stylize pictures.",
             why="It was trained to make pictures of its own.",
             fix=f"limner generate --model {folder} --out DIR; or name a model of a translation method.",
         )
-    if reverse and not (folder / BACK).is_file():
+    if reverse and BACK not in config["files"]:
         raise LimnerError(f"{folder} knows no way back.", fix="Train a model with two generators, such as cyclegan.")
-    with _opening(folder):
+    return _translator(folder, config, name=BACK if reverse else PROGRAM, precision=precision, device=device)
+
+
+def _generator(folder: Path, config: dict[str, Any]) -> GenerativeModel:
+    with opening(folder):
+        return GenerativeModel(
+            program=load_program(folder, config, PROGRAM).module(),
+            name=str(config["name"]),
+            task=str(config["task"]),
+            digest=str(config["files"][WEIGHTS]),
+            classes=tuple(config["classes"]),
+            channels=int(config["image"]["channels"]),
+            height=int(config["image"]["height"]),
+            width=int(config["image"]["width"]),
+            inputs=tuple(config["inputs"]),
+        )
+
+
+def _translator(
+    folder: Path,
+    config: dict[str, Any],
+    *,
+    name: str = PROGRAM,
+    precision: PrecisionName = "auto",
+    device: torch.device | None = None,
+) -> StyleModel:
+    with opening(folder):
         device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        exported = _load(folder, BACK if reverse else PROGRAM)
+        exported = load_program(folder, config, name)
         traits = TranslatorTraits(**config["translator"])
         graph = move_to_device_pass(exported, device).module().to(memory_format=torch.channels_last)
         return StyleModel(
             program=TranslatorProgram(graph),
+            name=str(config["name"]),
+            task=str(config["task"]),
+            digest=str(config["files"][WEIGHTS]) + ("-back" if name == BACK else ""),
             channels=int(config["image"]["channels"]),
             traits=traits,
             device=device,
             dtype=choose_precision(precision, device),
-            digest=str(config["files"][WEIGHTS]) + ("-back" if reverse else ""),
         )
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """What config.json says of an exported model. Raises LimnerError where it cannot be read."""
-    try:
-        config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise LimnerError(
-            f"{folder} is not an exported model.", why=str(error), fix="Export one: limner export MODEL"
-        ) from error
-    return config
+@dataclass(frozen=True)
+class Wish:
+    """One picture that is asked for: picture `number` of a seed, which depends on the two alone."""
 
-
-def _load(folder: Path, name: str) -> torch.export.ExportedProgram:
-    if not (folder / name).is_file():
-        raise LimnerError(
-            f"{folder} has no {name}.", fix="Add `pt2` to the model's export.formats, and export it again."
-        )
-    return torch.export.load(folder / name)
-
-
-@contextmanager
-def _opening(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except LimnerError:
-        raise
-    except Exception as error:  # the loader raises what its archive reader and its parser raise
-        raise LimnerError(
-            f"{folder} cannot be opened.",
-            why=f"{type(error).__name__}: {error}",
-            fix="Export it again: limner export MODEL",
-        ) from error
+    seed: int
+    number: int = 0
+    label: int | None = None
+    """The class; None: the classes come in turn, by `number`."""
+    truncation: float | None = None
+    """The latent values stay within +-truncation: the lower, the more typical the picture. None: they are not cut."""
 
 
 @dataclass(frozen=True)
@@ -131,36 +141,82 @@ class GenerativeModel:
     """Makes pictures out of noise."""
 
     program: nn.Module
+    name: str
+    task: str
+    digest: str
+    """SHA-256 of its weights."""
     classes: tuple[str, ...]
     """Names of the classes; empty where the model has none."""
+    channels: int
+    height: int
+    width: int
     inputs: tuple[dict[str, Any], ...]
     """What the program asks for: name, shape without the batch, dtype."""
 
-    def generate(self, count: int, *, seed: int = 0, label: int | None = None) -> NDArray[np.uint8]:
-        """Pictures, uint8 [N, H, W, C]. Picture i depends on the seed and i alone, whatever the count.
+    def generate(
+        self, count: int, *, seed: int = 0, label: int | None = None, truncation: float | None = None
+    ) -> NDArray[np.uint8]:
+        """Pictures 0, 1, ... of a seed, uint8 [N, H, W, C]; without a label the classes come in turn.
 
-        Without a label the classes come in turn. Raises LimnerError for a count or a label out of range.
+        Raises LimnerError for a count, a label or a truncation out of range.
         """
         if not 1 <= count <= MOST:
             raise LimnerError(f"{count} pictures cannot be made at once.", fix=f"Ask for 1 to {MOST}.")
-        if label is not None and not 0 <= label < len(self.classes):
-            has = f"0 to {len(self.classes) - 1}" if self.classes else "none: it was trained without"
-            raise LimnerError(f"The model has no class {label}.", fix=f"Its classes: {has}.")
-        return np.concatenate(list(self._batches(count, seed, label)))
+        return self.paint([Wish(seed, number, label, truncation) for number in range(count)])
 
     @torch.no_grad()
-    def _batches(self, count: int, seed: int, label: int | None) -> Iterator[NDArray[np.uint8]]:
-        for start in range(0, count, BATCH):
-            numbers = range(start, min(start + BATCH, count))
-            images: Tensor = self.program(**{i["name"]: self._input(i, numbers, seed, label) for i in self.inputs})
-            yield to_uint8(images).permute(0, 2, 3, 1).numpy()
+    def paint(self, wishes: Sequence[Wish]) -> NDArray[np.uint8]:
+        """A picture for each wish, uint8 [N, H, W, C]; seeds, labels and truncations may differ from one to the next.
 
-    def _input(self, described: dict[str, Any], numbers: range, seed: int, label: int | None) -> Tensor:
+        Raises LimnerError for a label or a truncation out of range: then none is made.
+        """
+        for wish in wishes:
+            self._refuse_impossible(wish)
+        painted = [np.empty((0, self.height, self.width, self.channels), np.uint8)]
+        for start in range(0, len(wishes), BATCH):
+            batch = wishes[start : start + BATCH]
+            images: Tensor = self.program(
+                **{described["name"]: self._input(described, batch) for described in self.inputs}
+            )
+            painted.append(to_uint8(images).permute(0, 2, 3, 1).numpy())
+        return np.concatenate(painted)
+
+    def _input(self, described: dict[str, Any], wishes: Sequence[Wish]) -> Tensor:
         if described["name"] == "labels":
-            return torch.tensor([number % len(self.classes) if label is None else label for number in numbers])
-        return torch.stack(
-            [torch.randn(described["shape"], generator=generator(seed, "picture", number)) for number in numbers]
-        )
+            return torch.tensor(
+                [wish.number % len(self.classes) if wish.label is None else wish.label for wish in wishes]
+            )
+        drawn = [
+            torch.randn(described["shape"], generator=generator(wish.seed, "picture", wish.number)) for wish in wishes
+        ]
+        if described["name"] == "latent":
+            drawn = [
+                values if wish.truncation is None else truncate(values, wish.truncation)
+                for values, wish in zip(drawn, wishes, strict=True)
+            ]
+        return torch.stack(drawn)
+
+    def _refuse_impossible(self, wish: Wish) -> None:
+        if wish.label is not None and not 0 <= wish.label < len(self.classes):
+            has = f"0 to {len(self.classes) - 1}" if self.classes else "none: it was trained without"
+            raise LimnerError(f"The model has no class {wish.label}.", fix=f"Its classes: {has}.")
+        if wish.truncation is not None and not 0 < wish.truncation < math.inf:
+            raise LimnerError(
+                f"A truncation of {wish.truncation:g} leaves nothing to draw from.",
+                fix="Take more than 0, such as 0.7; without a truncation nothing is cut off.",
+            )
+
+
+def truncate(normal: Tensor, bound: float) -> Tensor:
+    """Values of a normal distribution as values of the same one cut off at +-bound, in the same order.
+
+    With the normal distribution's function P: z -> P^-1(P(-t) + P(z) (P(t) - P(-t))), so the same noise remains the
+    same picture, less extreme. Cutting off the latent: BigGAN, arXiv:1809.11096, section 3.1.
+    """
+    # P(z) = (1 + erf(z / sqrt 2)) / 2, so halves and ones fall away: erf(x / sqrt 2) = erf(z / sqrt 2) erf(t / sqrt 2).
+    root = math.sqrt(2)
+    share = torch.erf(normal.double() / root) * math.erf(bound / root)
+    return (torch.erfinv(share) * root).clamp(-bound, bound).to(normal.dtype)
 
 
 @dataclass(frozen=True)
@@ -182,39 +238,46 @@ class StyleModel:
     """Turns pictures into others. Height and width are free; a picture keeps them."""
 
     program: TranslatorProgram
+    name: str
+    task: str
+    digest: str
+    """Says which weights these are (their SHA-256), and which way they go."""
     channels: int
     traits: TranslatorTraits
     device: torch.device
     dtype: torch.dtype
     """What its layers compute in."""
-    digest: str
-    """Says which weights these are, and which way they go."""
 
-    def stylize(self, picture: NDArray[np.uint8], *, memory: int = MEMORY) -> NDArray[np.uint8]:
+    def stylize(self, picture: NDArray[np.uint8], *, memory: int = MEMORY, strength: float = 1.0) -> NDArray[np.uint8]:
         """A picture uint8 [H, W, C] of the model's channels as another of the same shape.
 
         `memory`, in bytes, is what the work may take beside the model and the picture itself; its result is counted.
-        A picture that is too large for it is done in tiles, which show no seams. Raises LimnerError where it is too
-        little even for that.
+        A picture that is too large for it is done in tiles, which show no seams. `strength` below 1 mixes the result
+        with the source: see `mix`. Raises LimnerError where the memory is too little even for that, and for a strength
+        out of range.
         """
+        _refuse_strength(strength)
         self._refuse_other_channels(picture)
         height, width = picture.shape[:2]
         padded = self._padded(picture[None])[0]
         pixels = self.pixels_at_once(max(0, memory - self._copies(padded)))
         whole = padded.shape[0] * padded.shape[1] <= pixels
         result: NDArray[np.uint8] = self._run(padded[None])[0] if whole else self._tiled(padded, pixels)
-        return result[:height, :width]
+        return mix(picture, result[:height, :width], strength)
 
-    def stylize_batch(self, pictures: NDArray[np.uint8], *, memory: int = MEMORY) -> NDArray[np.uint8]:
+    def stylize_batch(
+        self, pictures: NDArray[np.uint8], *, memory: int = MEMORY, strength: float = 1.0
+    ) -> NDArray[np.uint8]:
         """Pictures of one size, uint8 [N, H, W, C], as others: as many at once as the memory holds."""
+        _refuse_strength(strength)
         self._refuse_other_channels(pictures)
         height, width = pictures.shape[1:3]
         padded = self._padded(pictures)
         at_once = self.pixels_at_once(memory) // (padded.shape[1] * padded.shape[2])
         if at_once == 0:
-            return np.stack([self.stylize(picture, memory=memory) for picture in pictures])
+            return np.stack([self.stylize(picture, memory=memory, strength=strength) for picture in pictures])
         parts = [self._run(padded[start : start + at_once]) for start in range(0, len(padded), at_once)]
-        return np.concatenate(parts)[:, :height, :width]
+        return mix(pictures, np.concatenate(parts)[:, :height, :width], strength)
 
     def pixels_at_once(self, memory: int) -> int:
         """How many pixels a pass may have."""
@@ -285,6 +348,24 @@ class StyleModel:
                 f"The model takes uint8 pictures of {self.channels} channels.",
                 why=f"These are {pictures.dtype} of the shape {list(pictures.shape)}.",
             )
+
+
+def mix(source: NDArray[np.uint8], result: NDArray[np.uint8], strength: float) -> NDArray[np.uint8]:
+    """Source + strength (result - source), rounded, of uint8 arrays of one shape; the result itself at 1."""
+    if strength == 1:
+        return result
+    mixed = np.empty_like(result)
+    for place, (here, there) in enumerate(zip(source, result, strict=True)):  # as floats it takes 4 times the memory
+        start = here.astype(np.float32)
+        mixed[place] = np.rint(start + strength * (there.astype(np.float32) - start))
+    return mixed
+
+
+def _refuse_strength(strength: float) -> None:
+    if not 0 <= strength <= 1:
+        raise LimnerError(
+            f"A strength of {strength:g} is out of range.", fix="Take 0, the source, to 1, the full style."
+        )
 
 
 def _mebibytes(size: float) -> str:

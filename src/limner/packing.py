@@ -301,7 +301,8 @@ def _check_size(file: Path, *, expected: int) -> None:
 
 def _check_labels(file: Path, *, count: int) -> None:
     try:
-        labels = np.load(file, allow_pickle=False)
+        with file.open("rb") as opened:  # np.load would take an archive, too
+            labels = np.lib.format.read_array(opened, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise _damaged(file, f"It cannot be read: {error}.") from error
     if labels.dtype != np.int64 or labels.shape != (count,):

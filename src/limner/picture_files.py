@@ -98,7 +98,9 @@ def with_result(picture: PictureFile, result: NDArray[np.uint8], *, strength: fl
     """The picture with a network's result [H, W, C] in its place, mixed with the source where `strength` is below 1."""
     alpha = picture.alpha
     if result.shape[2] == 4:
-        result, alpha = result[..., :3], result[..., 3]
+        result, opaque = result[..., :3], result[..., 3]
+        before = np.full_like(opaque, 255) if alpha is None else alpha
+        alpha = np.rint(before + strength * (opaque.astype(np.float32) - before)).astype(np.uint8)
     if strength < 1:
         # Row by row: the picture as floats would take many times its memory.
         source = picture.colours

@@ -78,7 +78,19 @@ class Movement:
 
 
 class ModelRegistry(Protocol):
-    """Where versions of a model live, and which of them is in use."""
+    """Where versions of a model live, and which of them is in use.
+
+    Its methods raise LimnerError where the registry cannot be used, or does not let us; then nothing has moved.
+    """
+
+    def names(self) -> tuple[str, ...]:
+        """The models that it has, by name, in the order of the alphabet."""
+
+    def versions(self, name: str) -> tuple[ModelVersion, ...]:
+        """All versions of a model, the newest first. Raises LimnerError where there is no such model."""
+
+    def history(self, name: str) -> tuple[Movement, ...]:
+        """How its champion changed, the oldest first, up to the present one; empty where it never had any."""
 
     def champion(self, name: str) -> ModelVersion | None:
         """The version that carries the alias `champion`, or None where there is none yet."""
@@ -87,15 +99,34 @@ class ModelRegistry(Protocol):
         """A version that has learnt from these data, or None where there is none."""
 
     def register(self, candidate: ModelVersion, export: Path, *, run_id: str) -> ModelVersion:
-        """Store the exported model as a new version; the same export again returns the version it already is."""
+        """Store the exported model as a new version; the same export again returns the version it already is.
 
-    def promote(self, version: ModelVersion, *, instead_of: ModelVersion | None, reason: str) -> None:
-        """Move the alias `champion`. Raises LimnerError where the champion is no longer `instead_of`."""
+        What it returns has the costs of the export that is stored.
+        """
+
+    def challenge(self, version: ModelVersion) -> None:
+        """Give it the alias `challenger`, unless the challenger or the champion is newer."""
+
+    def dismiss(self, version: ModelVersion) -> None:
+        """Take the alias `challenger` from it, where it has it."""
+
+    def promote(self, version: ModelVersion, *, instead_of: ModelVersion | None, reason: str) -> Movement | None:
+        """Move the alias `champion`, and write it down; None where this version is the champion already.
+
+        Raises LimnerError where the champion is no longer `instead_of`.
+        """
+
+    def roll_back(self, name: str, *, expected: str, reason: str) -> Movement:
+        """Undo the last promotion that is not undone yet: the champion before is the champion again.
+
+        `expected` is the number of the champion that one saw. Raises LimnerError where it is another one by now, where
+        nothing is left to be undone, and where the version before is no more.
+        """
 
     def fetch(self, address: str, folder: Path) -> Path:
         """The exported model that models:/NAME@ALIAS or models:/NAME/VERSION names, below `folder`.
 
-        Raises LimnerError where there is none.
+        Raises LimnerError where there is none, and where its files are not those that were registered.
         """
 
 

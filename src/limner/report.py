@@ -3,38 +3,20 @@
 from __future__ import annotations
 
 import base64
-import io
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import cycle
 from typing import Any
 
 import jinja2
-import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
+from limner.curves import distances_svg, events_of, plots_of
 from limner.metric_words import explained, headlines, with_errors
 from limner.pixels import encode_png
 
-PLOT_TITLES = {
-    "loss": "Losses",
-    "probability": "Discriminator: mean probability of being real",
-    "logit": "Discriminator: mean logit",
-    "penalty": "Gradient penalties",
-    "gradient": "Gradient norms",
-    "images_per_second": "Images per second",
-    "memory_gib": "Memory, GiB",
-}
-"""What the journal's figures before the stroke are called; others are called by their own name."""
-
-INK = "#010203"  # stands in a plot for the page's own, which is light or dark
-THEME = "svg { color: #1b1b1f } @media (prefers-color-scheme: dark) { svg { color: #ececf1 } }"
-COLOURS = ("#2b7bba", "#d0632a", "#3f8f4f", "#9a62b8")  # at least 3:1 on white as on the dark paper
-STYLES = ("-", "--", "-.", ":")  # told apart without colours, too
 WIDEST_SHEET = 1600
 """Pixels; a larger sheet is scaled down."""
 SHARP_SHEET = 800
@@ -53,6 +35,25 @@ class Sheet:
     caption: str = ""
     headings: Sequence[str] = ()
     """What stands above the columns, where they mean something."""
+    rows: Sequence[str] = ()
+    """What stands beside the rows, where they mean something: then all are equally high."""
+
+    @property
+    def words(self) -> str:
+        """All that is to be read of it where it is not seen."""
+        columns = f" Columns: {', '.join(self.headings)}." if self.headings else ""
+        return self.alternative + columns + (f" Rows: {', '.join(self.rows)}." if self.rows else "")
+
+    def png(self, *, least: int = 1) -> bytes:
+        """As a file: scaled down to WIDEST_SHEET, and up by a whole number where it is narrower than `least`."""
+        height, width, channels = self.pixels.shape
+        if max(height, width) <= WIDEST_SHEET:
+            times = max(1, min(-(-least // width), WIDEST_SHEET // max(height, width)))
+            return encode_png(self.pixels.repeat(times, axis=0).repeat(times, axis=1))
+        scale = WIDEST_SHEET / max(height, width)
+        image = Image.fromarray(self.pixels[:, :, 0] if channels == 1 else self.pixels)
+        small = image.resize((max(1, round(width * scale)), max(1, round(height * scale))), Image.Resampling.LANCZOS)
+        return encode_png(np.asarray(small).reshape(small.height, small.width, channels))
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,22 @@ class Exhibits:
     """A metric, or how a family of them begins -> the words and the form in which it stands at the top."""
     yardsticks: Sequence[Yardstick] = ()
     safeguards: Sequence[Safeguard] = ()
+    specimen: Sheet | None = None
+    """The one of the sheets that shows what the model does."""
+
+
+@dataclass(frozen=True)
+class Rival:
+    """The champion, to be shown beside the model that was judged."""
+
+    title: str
+    """Such as "version 3 of digits-gan"."""
+    metrics: Mapping[str, float]
+    unlike: Sequence[str] = ()
+    """What was done in another way when it was judged; empty where its figures can be compared."""
+    same_weights: bool = False
+    sheets: Sequence[Sheet] = ()
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -99,114 +116,78 @@ class ReportContent:
     lineage: Mapping[str, str]
     distances: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     """Distances to the nearest training picture, grey levels, of the sets of pictures by name."""
+    growth: Sheet | None = None
+    """Pictures of the same inputs at several moments of the training."""
+    rival: Rival | None = None
+    rival_note: str = ""
+    """Why there is no champion to compare with."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A figure of the model beside the champion's."""
+
+    name: str
+    better: str
+    mine: str
+    rivals: str
+    verdict: str
+    """Which of the two is better; empty where that cannot be said."""
 
 
 def render_report(content: ReportContent) -> str:
     """The report as HTML. It refers to nothing outside itself; the same content gives the same text."""
     loader = jinja2.PackageLoader("limner", "templates")
-    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     shown = {moment: with_errors(figures) for moment, figures in content.metrics.items()}
+    sheets = [*content.exhibits.sheets, *([content.growth] if content.growth else [])]
+    rival = content.rival
     return environment.get_template("report.html.j2").render(
         content=content,
         metrics=explained(shown),
         shown=shown,
         headlines=list(headlines(content.metrics[content.chosen], content.exhibits.headlines)),
-        sheets=[(sheet, _sheet_uri(sheet)) for sheet in content.exhibits.sheets],
+        sheets=[(sheet, _uri(sheet.png(), "png")) for sheet in sheets],
         sharp=SHARP_SHEET,
-        distances=_uri(_distances_svg(content.distances), "svg+xml") if content.distances else "",
-        plots=[(title, _uri(svg, "svg+xml")) for title, svg in _curves(content.journal)],
-        events=[line for line in content.journal if "event" in line],
+        distances=_uri(distances_svg(content.distances), "svg+xml") if content.distances else "",
+        plots=[(plot, _uri(plot.svg(), "svg+xml")) for plot in plots_of(content.journal)],
+        events=events_of(content.journal),
+        compared=list(compared(content.metrics[content.chosen], rival)) if rival else [],
+        rival_sheets=[(sheet, _uri(sheet.png(), "png")) for sheet in rival.sheets] if rival else [],
     )
 
 
-# -- pictures ---------------------------------------------------------------------------------------------------------
+# -- the champion -----------------------------------------------------------------------------------------------------
+
+CLEAR = 2.0
+"""Standard errors of a difference from which on it says something."""
 
 
-def _sheet_uri(sheet: Sheet) -> str:
-    height, width, channels = sheet.pixels.shape
-    pixels = sheet.pixels
-    if max(height, width) > WIDEST_SHEET:
-        scale = WIDEST_SHEET / max(height, width)
-        image = Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels)
-        small = image.resize((max(1, round(width * scale)), max(1, round(height * scale))), Image.Resampling.LANCZOS)
-        pixels = np.asarray(small).reshape(small.height, small.width, channels)
-    return _uri(encode_png(pixels), "png")
+def compared(mine: Mapping[str, float], rival: Rival) -> Iterator[Compared]:
+    """Each figure that says how good a model is, where both have it."""
+    own, theirs = with_errors(mine), with_errors(rival.metrics)
+    for name, better, _ in explained({"": own}):
+        if better and name in theirs:
+            verdict = "" if rival.unlike or rival.same_weights else _verdict(name, better, mine, rival.metrics)
+            yield Compared(name, better, own[name], theirs[name], verdict)
+
+
+def _verdict(name: str, better: str, mine: Mapping[str, float], rivals: Mapping[str, float]) -> str:
+    """Who is better, where the errors of both leave no doubt; "near 1" is better the nearer."""
+    lead = _badness(rivals[name], better) - _badness(mine[name], better)
+    if not math.isfinite(lead):
+        return ""
+    errors = [figures[f"{name}_se"] for figures in (mine, rivals) if f"{name}_se" in figures]
+    if lead == 0 or abs(lead) < CLEAR * math.hypot(*errors):
+        return "no clear difference"
+    return ("this model" if lead > 0 else "the champion") + ("" if len(errors) == 2 else " (errors unknown)")
+
+
+def _badness(value: float, better: str) -> float:
+    return {"lower": value, "higher": -value, "near 1": abs(value - 1)}[better]
 
 
 def _uri(data: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-
-
-# -- plots ------------------------------------------------------------------------------------------------------------
-
-
-def _curves(journal: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, bytes]]:
-    """Title and SVG of every group of the journal's figures, in the order in which they first appear."""
-    plots: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    for line in journal:
-        for name, value in line.get("metrics", {}).items():
-            group, _, member = name.partition("/")
-            title = f"Quick judgement: {member}" if group == "quick" else PLOT_TITLES.get(group, group)
-            plots.setdefault(title, {}).setdefault(member or group, []).append((line["images"] / 1000, value))
-    for title, series in plots.items():
-        yield title, _curves_svg(series)
-
-
-def _curves_svg(series: Mapping[str, Sequence[tuple[float, float]]]) -> bytes:
-    with mpl.rc_context(_STYLE):
-        figure, axes = _axes("thousands of images")
-        for (name, rows), colour, style in zip(series.items(), cycle(COLOURS), cycle(STYLES)):
-            kimg, values = zip(*rows, strict=True)
-            marker = "o" if len(rows) < 20 else ""
-            axes.plot(kimg, values, style, label=name, color=colour, linewidth=1.6, marker=marker, markersize=4)
-        heights = [value for rows in series.values() for _, value in rows]
-        if min(heights) > 0 and max(heights) / min(heights) > 50:
-            axes.set_yscale("log")
-        if len(series) > 1:
-            figure.legend(frameon=False, loc="outside upper left", ncols=3)
-        return _svg(figure)
-
-
-def _distances_svg(distances: Mapping[str, NDArray[np.float64]]) -> bytes:
-    """How the distances of each set are spread: histograms of equal area over the same bins."""
-    with mpl.rc_context(_STYLE):
-        figure, axes = _axes("distance to the nearest training picture, grey levels")
-        bins = np.linspace(0, max(float(values.max()) for values in distances.values()) or 1, 41).tolist()
-        for (name, values), colour, style in zip(distances.items(), cycle(COLOURS), cycle(STYLES)):
-            axes.hist(
-                values,
-                bins=bins,
-                density=True,
-                histtype="step",
-                label=name,
-                color=colour,
-                linestyle=style,
-                linewidth=1.6,
-            )
-        axes.set_yticks([])
-        figure.legend(frameon=False, loc="outside upper left", ncols=3)
-        return _svg(figure)
-
-
-_STYLE: Any = {
-    "svg.hashsalt": "limner",  # the same plot is the same file
-    **{f"{part}.color": INK for part in ("text", "xtick", "ytick")},
-    **{f"axes.{part}": INK for part in ("edgecolor", "labelcolor")},
-}
-
-
-def _axes(label: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(5.0, 2.7), layout="constrained", facecolor="none")
-    axes = figure.add_subplot(facecolor="none")
-    axes.set_xlabel(label)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def _svg(figure: Figure) -> bytes:
-    """The figure as SVG whose ink follows the reader's choice of a light or dark page."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    head, tag, body = buffer.getvalue().replace(INK, "currentColor").partition("<defs>")
-    return f"{head}<style>{THEME}</style>{tag}{body}".encode()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -33,9 +34,19 @@ class TrainedModel:
     classes: tuple[str, ...]
 
     def product(self, which: Which) -> nn.Module:
-        """The product with the weights of the last or the best moment, in evaluation mode."""
-        product = self.method.product()
-        product.load_state_dict(load_file(self.weights(which)))
+        """The product with the weights of the last or the best moment, in evaluation mode.
+
+        Raises LimnerError where there are none, or none that fit.
+        """
+        product, path = self.method.product(), self.weights(which)
+        try:
+            product.load_state_dict(load_file(path))
+        except (SafetensorError, RuntimeError) as error:
+            raise LimnerError(
+                f"{path} does not hold the weights of this model.",
+                why=" ".join(str(error).split())[:300],
+                fix="Train it again: limner train MODEL",
+            ) from error
         return product.eval().requires_grad_(False)
 
     def weights(self, which: Which) -> Path:

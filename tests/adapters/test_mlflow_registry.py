@@ -1,3 +1,4 @@
+import hashlib
 import json
 import math
 import os
@@ -9,7 +10,8 @@ from pathlib import Path
 import mlflow.artifacts
 import pytest
 
-from limner.adapters.mlflow_registry import NEEDED_TO_SERVE, MlflowRegistry
+from limner.adapters.mlflow_packaging import NEEDED_TO_SERVE
+from limner.adapters.mlflow_registry import MlflowRegistry
 from limner.adapters.mlflow_server import MlflowServer
 from limner.adapters.mlflow_tracker import MlflowTracker
 from limner.errors import LimnerError
@@ -111,38 +113,40 @@ def test_model_of_an_unknown_run_is_registered_without_one(server, registry, exp
     assert not server.client.get_model_version("digits", "1").run_id
 
 
-def test_promotion_leaves_its_history(server, registry, export, run_id, tmp_path):
-    first = registry.register(candidate(), export, run_id=run_id)
-    registry.promote(first, instead_of=None, reason="It is the first.")
-    second = registry.register(candidate("2" * 64), write_export(tmp_path / "b", digest="2" * 64), run_id=run_id)
-    registry.promote(second, instead_of=first, reason="It is better.")
-    assert registry.champion("digits").number == "2"
-    tags = server.client.get_model_version("digits", "2").tags
-    assert (tags["promotion.previous_version"], tags["promotion.reason"]) == ("1", "It is better.")
-    assert tags["promotion.at"].endswith("+00:00")
-    assert server.client.get_model_version("digits", "1").tags["promotion.previous_version"] == ""
+def test_costs_are_those_of_the_files_that_are_stored(server, registry, tmp_path):
+    costs = {"latency_ms": 12.5, "size_mib": 3.0, "parity": 1e-5}
+    export = write_export(tmp_path / "export", digest="1" * 64, costs=costs)
+    assert registry.register(candidate(), export, run_id="").costs == costs
+    assert json.loads(server.client.get_model_version("digits", "1").tags["limner.costs"]) == costs
+    again = write_export(tmp_path / "again", digest="1" * 64, costs={**costs, "latency_ms": 1.0})
+    assert registry.register(candidate(), again, run_id="").costs == costs
+    assert registry.versions("digits")[0].costs == costs
 
 
-def test_promoting_the_champion_again_changes_nothing(server, registry, export, run_id):
-    version = registry.register(candidate(), export, run_id=run_id)
-    registry.promote(version, instead_of=None, reason="first")
-    tags = server.client.get_model_version("digits", "1").tags
-    registry.promote(version, instead_of=version, reason="again")
-    assert server.client.get_model_version("digits", "1").tags == tags
+def test_version_is_described_by_its_model_card(server, registry, export, tmp_path):
+    (export / "MODEL_CARD.md").write_text("---\nlicense: mit\n---\n\n# Digits\n\nThey are drawn.\n")
+    registry.register(candidate(), export, run_id="")
+    assert "They are drawn." in server.client.get_model_version("digits", "1").description
+    (export / "MODEL_CARD.md").write_text("# Digits\n\nThey are painted.\n")
+    registry.register(candidate(), export, run_id="")
+    assert "They are painted." in server.client.get_model_version("digits", "1").description
 
 
-def test_promotion_is_refused_where_the_champion_has_changed_meanwhile(registry, export, run_id, tmp_path):
-    versions = [registry.register(candidate(), export, run_id=run_id)]
-    for digest in ("2" * 64, "3" * 64):
-        other = write_export(tmp_path / digest[0], digest=digest)
-        versions.append(registry.register(candidate(digest), other, run_id=run_id))
-    registry.promote(versions[0], instead_of=None, reason="first")
-    registry.promote(versions[1], instead_of=versions[0], reason="somebody else")
-    with pytest.raises(LimnerError, match=r"champion of digits is version 2, no longer version 1[\s\S]*Promote again"):
-        registry.promote(versions[2], instead_of=versions[0], reason="late")
-    with pytest.raises(LimnerError, match="version 2, no longer no version"):
-        registry.promote(versions[2], instead_of=None, reason="late")
-    assert registry.champion("digits").number == "2"
+def test_versions_are_listed_with_their_aliases_the_newest_first(server, registry):
+    server.client.create_registered_model("digits")
+    for _ in range(11):
+        server.client.create_model_version("digits", "/somewhere")
+    server.client.set_registered_model_alias("digits", "champion", "2")
+    found = registry.versions("digits")
+    assert [version.number for version in found] == [str(number) for number in range(11, 0, -1)]
+    assert [version.aliases for version in found if version.aliases] == [("champion",)]
+    assert registry.names() == ("digits",)
+
+
+def test_name_that_ends_like_a_lock_is_refused(server, registry, export):
+    with pytest.raises(LimnerError, match="Limner uses this ending itself"):
+        registry.register(replace(candidate(), name="digits.promoting"), export, run_id="")
+    assert not server.client.search_registered_models()
 
 
 def test_version_that_was_registered_by_hand_has_no_figures(server, registry):
@@ -181,12 +185,13 @@ import mlflow
 import numpy as np
 mlflow.set_tracking_uri(sys.argv[1])
 model = mlflow.pyfunc.load_model("models:/digits@champion")
-pictures = model.predict(None, params={"count": 5, "seed": 3})
-one_class = model.predict(np.zeros(0), params={"count": 2, "seed": 3, "label": 2})
+nothing = {"inputs": np.empty(0, object)}
+pictures = model.predict(nothing, params={"count": 5, "seed": 3})
+one_class = model.predict(nothing, params={"count": 2, "seed": 3, "label": 2})
 import limner
 print(json.dumps({
     "pictures": pictures.tolist(), "dtype": str(pictures.dtype), "one_class": one_class.tolist(),
-    "default": list(model.predict(None).shape), "limner": limner.__file__, "loaded": sorted(sys.modules),
+    "default": list(model.predict(nothing).shape), "limner": limner.__file__, "loaded": sorted(sys.modules),
 }))
 """
 
@@ -254,3 +259,34 @@ def test_the_champion_tells_which_data_it_was_trained_on(registry, export, run_i
     assert registry.champion("digits").dataset_md5 == f"{'a' * 32}.dir"
     assert registry.trained_on("digits", f"{'a' * 32}.dir").number == "1"
     assert registry.trained_on("digits", f"{'b' * 32}.dir") is None
+
+
+@pytest.mark.parametrize("address", ["digits", "models:/digits", "models:/digits/latest", "models:/digits/1/2", "1"])
+def test_address_that_names_no_version_is_refused(registry, tmp_path, address):
+    with pytest.raises(LimnerError, match=r"names no version[\s\S]*models:/NAME@ALIAS"):
+        registry.fetch(address, tmp_path)
+
+
+def stored_file(tmp_path: Path, name: str) -> Path:
+    (found,) = (tmp_path / "mlartifacts").rglob(f"artifacts/*/{name}")
+    return found
+
+
+def test_version_whose_weights_were_changed_in_the_store_is_refused(registry, export, tmp_path):
+    registry.register(candidate(), export, run_id="")
+    stored_file(tmp_path, "model.safetensors").write_bytes(b"other")
+    with pytest.raises(
+        LimnerError, match=r"model.safetensors was changed since it was exported[\s\S]*Nothing was load"
+    ):
+        registry.fetch("models:/digits/1", tmp_path / "fetched")
+
+
+def test_version_whose_files_were_all_changed_in_the_store_is_refused(registry, export, tmp_path):
+    registry.register(candidate(), export, run_id="")
+    weights, config = (stored_file(tmp_path, name) for name in ("model.safetensors", "config.json"))
+    weights.write_bytes(b"other")
+    document = json.loads(config.read_text())
+    document["files"]["model.safetensors"] = hashlib.sha256(b"other").hexdigest()
+    config.write_text(json.dumps(document))
+    with pytest.raises(LimnerError, match=r"models:/digits/1 was changed in the store[\s\S]*Roll back"):
+        registry.fetch("models:/digits/1", tmp_path / "fetched")

@@ -15,6 +15,7 @@ from limner.cli.app import app
 from limner.errors import LimnerError
 
 SLOW_TO_IMPORT = {
+    "gradio",
     "PIL", "boto3", "dvc", "jinja2", "kfp", "matplotlib", "mlflow", "numpy", "onnx", "onnxruntime", "pydantic", "rich",
     "ruamel", "torch", "torchvision",
 }  # fmt: skip

@@ -21,11 +21,15 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 
 def commands() -> list[list[str]]:
     """All commands that begin with `mlflow`."""
-    found = []
-    for name in ("base/mlflow-deployment.yaml", "kserve-limner/inference-service.yaml"):
-        (container,) = next(pods(documents(DEPLOY / name)[0]))["containers"]
-        found.append([*container["command"], *container["args"]])
-    return [*found, documents(DEPLOY / "compose.yaml")[0]["services"]["mlflow"]["command"]]
+    return [
+        command_of("base/mlflow-deployment.yaml"),
+        documents(DEPLOY / "compose.yaml")[0]["services"]["mlflow"]["command"],
+    ]
+
+
+def command_of(name: str) -> list[str]:
+    (container,) = next(pods(documents(DEPLOY / name)[0]))["containers"]
+    return [*container["command"], *container["args"]]
 
 
 @third_party_warnings
@@ -39,6 +43,18 @@ def test_mlflow_knows_its_words(words: list[str]) -> None:
     while not words[0].startswith("-"):
         command = command.commands[words.pop(0)]
     options = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    assert {word.partition("=")[0] for word in words} <= options
+
+
+def test_limner_serve_knows_its_words() -> None:
+    import typer
+
+    from limner.cli.app import app
+
+    program, command, model, *words = command_of("kserve-limner/inference-service.yaml")
+    assert (program, command, model) == ("limner", "serve", "$(MODEL)")
+    found: Any = typer.main.get_command(app)
+    options = {name for parameter in found.commands["serve"].params for name in parameter.opts}
     assert {word.partition("=")[0] for word in words} <= options
 
 

@@ -9,6 +9,7 @@ import torch
 from limner.averaging import Average
 from limner.checkpoint import Checkpoints
 from limner.errors import LimnerError
+from limner.exported import load_vetted
 from limner.game import MicroBatch, Moment
 from limner.journal import Journal, read_journal
 from limner.methods import load_method
@@ -216,7 +217,7 @@ def test_a_checkpoint_of_other_settings_is_refused_with_the_difference(case, tmp
         changed.restore({"networks": run.method.networks})
 
 
-def test_the_product_survives_export(case):
+def test_the_product_survives_export(case, tmp_path):
     method, batches = case.build(), case.batches()
     steps(method, batches, count=1)
     product = method.product().eval().requires_grad_(False)
@@ -225,8 +226,10 @@ def test_the_product_survives_export(case):
         warnings.simplefilter("ignore")  # of PyTorch's tracing of reflection padding
         program = torch.export.export(
             product, (), two, dynamic_shapes={name: {0: torch.export.Dim("batch")} for name in two}
-        ).module()
-    np.testing.assert_array_equal(program(**two).numpy(), product(**two).numpy())
+        )
+    torch.export.save(program, tmp_path / "model.pt2")
+    opened = load_vetted(tmp_path / "model.pt2").module()
+    np.testing.assert_array_equal(opened(**two).numpy(), product(**two).numpy())
 
 
 def test_an_unknown_method_is_refused_with_the_known_ones():

@@ -4,15 +4,24 @@ import json
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from limner.adapters.untracked import UntrackedRegistry
+from limner.card import FACTS, PICTURES, SAMPLES
+from limner.drift import FILE_NAME as DRIFT_REFERENCE
 from limner.errors import LimnerError
 from limner.lineage import read_lineage
 from limner.packing import PackedDataset
+from limner.ports import ModelVersion
+from limner.steps.bench import growth_sheet
 from limner.steps.evaluate import evaluate
 from limner.steps.train import train
+from limner.tasks import PictureShape
 from limner.trained import save_product
+from tests.exports import export_generator
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +46,12 @@ def cache(tmp_path_factory):
 def run_evaluate(catalog, dataset, model, ports, cache, tmp_path):
     import dataclasses
 
-    def run(output="report", *, of=model, **evaluate_settings):
+    def run(output="report", *, of=model, registry=None, **evaluate_settings):
         settings = catalog.model("toy")
         settings = settings.model_copy(
             update={"evaluate": settings.evaluate.model_copy(update={"samples": 200, **evaluate_settings})}
         )
-        shared = dataclasses.replace(ports, cache=cache)
+        shared = dataclasses.replace(ports, cache=cache, registry=registry or ports.registry)
         return evaluate(settings, name="toy", dataset=dataset, model=of, output=tmp_path / output, ports=shared)
 
     return run
@@ -124,18 +133,21 @@ def test_the_report_stands_alone_and_has_words_for_every_picture(run_evaluate):
     page = Pictures()
     page.feed(text)
     assert page.references
-    assert all(reference.startswith("data:image/") for reference in page.references)
+    assert all(reference.startswith(("data:image/", "#")) for reference in page.references)
     assert len(page.alternatives) >= 4 + 4
     assert all(page.alternatives)
     for title in (
         "Real",
         "Generated",
         "From one latent to another",
+        "Cut-off latents",
+        "While it learnt",
+        "There is no champion of toy yet.",
         "Nearest training pictures",
         "Losses",
         "fd_classifier",
     ):
-        assert title in text
+        assert title in text.replace("<wbr>", "")
     assert not re.search(r"https?://", re.sub(r"data:image/[^\"]*", "", text))
 
 
@@ -150,3 +162,90 @@ def test_a_missing_model_and_missing_weights_are_told(run_evaluate, tmp_path):
         run_evaluate(of=tmp_path / "none")
     with pytest.raises(LimnerError, match="weights"):
         run_evaluate(features="inception-v3-2015", weights=str(tmp_path / "none.pth"))
+
+
+# -- what the card and the drift check need ---------------------------------------------------------------------------
+
+
+def test_what_the_card_and_the_drift_check_need_lies_beside_the_figures(run_evaluate, dataset):
+    output = run_evaluate().output
+    facts = json.loads((output / PICTURES / FACTS).read_text())
+    manifest = PackedDataset(dataset).manifest.domains["pictures"]
+    assert facts["counts"] == {"pictures": {name: split.count for name, split in manifest.splits.items()}}
+    assert (facts["dataset"], facts["source"], facts["licence"]) == ("shapes", "class-folders", "")
+    assert facts["classes"] == ["bar", "dot", "ring"]
+    with Image.open(output / PICTURES / SAMPLES) as sheet:
+        assert sheet.width >= 640
+    assert (output / DRIFT_REFERENCE).stat().st_size > 1000
+
+
+# -- the champion -----------------------------------------------------------------------------------------------------
+
+
+class Champion(UntrackedRegistry):
+    """A registry that knows one version."""
+
+    def __init__(self, export):
+        self.export = export
+
+    def champion(self, name):
+        return ModelVersion("toy", "3", ("champion",), {"fd_classifier": 5.0}, {"samples": "1"}, "c" * 64)
+
+    def fetch(self, address, folder):
+        return self.export
+
+
+@pytest.fixture(scope="module")
+def champion(tmp_path_factory):
+    return export_generator(tmp_path_factory.mktemp("champion"))
+
+
+def test_the_champion_stands_beside_the_candidate_and_changes_no_figure(run_evaluate, champion):
+    alone, beside = run_evaluate("alone"), run_evaluate("beside", registry=Champion(champion))
+    assert (alone.output / "metrics.json").read_bytes() == (beside.output / "metrics.json").read_bytes()
+    text = (beside.output / "report.html").read_text()
+    assert "The champion is version 3 of toy." in text
+    assert "The same seeds" in text
+    assert "samples was 1, is 200" in text
+
+
+def test_a_champion_of_other_pictures_shows_its_figures_alone(run_evaluate, tmp_path, monkeypatch):
+    monkeypatch.setattr("tests.exports.PictureShape", lambda *_, classes: PictureShape(1, 32, 32, classes))
+    larger = export_generator(tmp_path / "larger")
+    text = (run_evaluate(registry=Champion(larger)).output / "report.html").read_text()
+    assert "The champion&#39;s pictures are 32x32x1, this model&#39;s 16x16x1." in text
+    assert "The same seeds" not in text
+
+
+# -- while it learnt --------------------------------------------------------------------------------------------------
+
+
+def write_samples(folder, moments, *, layers=1):
+    folder.mkdir(exist_ok=True)
+    for number, images in enumerate(moments):
+        sheet = np.full((8 * layers, 40), number, np.uint8)
+        sheet[:8] += 100 * (layers > 1)
+        Image.fromarray(sheet).save(folder / f"{images:09d}.png")
+    return folder
+
+
+def test_each_row_of_the_growth_is_a_moment(tmp_path):
+    samples, shape = write_samples(tmp_path / "samples", (500, 20_000, 40_000)), PictureShape(1, 8, 8, 0)
+    sheet = growth_sheet(samples, shape=shape, layers=("result",))
+    assert list(sheet.rows) == ["500", "20k", "40k"]
+    assert sheet.pixels.shape == (24, 40, 1)
+    assert sheet.pixels[::8, 0, 0].tolist() == [0, 1, 2]
+    assert growth_sheet(tmp_path / "none", shape=shape, layers=("result",)) is None
+
+
+def test_a_translations_growth_stands_between_its_sources_and_the_truth(tmp_path):
+    samples, shape = write_samples(tmp_path / "samples", (10_000, 20_000), layers=3), PictureShape(1, 8, 8, 0)
+    sheet = growth_sheet(samples, shape=shape, layers=("source", "result", "truth"))
+    assert list(sheet.rows) == ["source", "10k", "20k", "truth"]
+    assert sheet.pixels[::8, 0, 0].tolist() == [101, 0, 1, 1]
+
+
+def test_of_many_moments_each_is_about_half_as_far_as_the_next(tmp_path):
+    samples = write_samples(tmp_path / "samples", range(1000, 129_000, 1000))
+    sheet = growth_sheet(samples, shape=PictureShape(1, 8, 8, 0), layers=("result",))
+    assert list(sheet.rows) == ["1,000", "2,000", "4,000", "8,000", "16k", "32k", "64k", "128k"]

@@ -8,17 +8,20 @@ import pytest
 import torch
 
 import limner.methods
+from limner.adapters.untracked import UntrackedRegistry
 from limner.errors import LimnerError
 from limner.lineage import write_lineage
 from limner.methods import load_method
 from limner.packing import PackedDataset
 from limner.params import Catalog
+from limner.ports import ModelVersion
 from limner.quick_judging import open_quick_judging
 from limner.settings import EvaluateSettings
 from limner.steps.evaluate import evaluate
 from limner.tasks import PictureShape
 from limner.trained import draw, open_trained, save_config, save_product
 from tests.packed import pack, quiet_ports
+from tests.translators import export_translator
 from tests.two_domains import CLASSES, handwritten, printed
 
 CPU = torch.device("cpu")
@@ -120,7 +123,7 @@ def judge(tmp_path, ports, cache):
     """Evaluate a model with these tones at its best and its last moment."""
     import dataclasses
 
-    def run(name, dataset, *, best, last, output="report", **settings):
+    def run(name, dataset, *, best, last, output="report", registry=None, **settings):
         packed, model = PackedDataset(dataset), tmp_path / "model"
         params = load_method(name).params(name=name)
         shutil.rmtree(model, ignore_errors=True)
@@ -142,7 +145,7 @@ def judge(tmp_path, ports, cache):
         )
         return evaluate(
             catalog.model("toy"), name="toy", dataset=dataset, model=model, output=tmp_path / output,
-            ports=dataclasses.replace(ports, cache=cache),
+            ports=dataclasses.replace(ports, cache=cache, registry=registry or ports.registry),
         )  # fmt: skip
 
     return run
@@ -261,3 +264,27 @@ def test_while_it_trains_a_generator_is_judged_as_before(dataset, trained_folder
     trained = open_trained(trained_folder, device=CPU)
     found = quick.judge(draw(trained.method, trained.product("last"), quick.batches, seed=0))
     assert list(found) == ["fd_classifier", "sure_share"]
+
+
+class Champion(UntrackedRegistry):
+    """A registry that knows one version."""
+
+    def __init__(self, export):
+        self.export = export
+
+    def champion(self, name):
+        return ModelVersion("toy", "3", ("champion",), {"fd_classifier": 5.0}, {}, "c" * 64)
+
+    def fetch(self, address, folder):
+        return self.export
+
+
+def test_the_champion_translates_the_same_sources(judge, unpaired, tmp_path):
+    alone = judge("tone", unpaired, best=DIMMED, last=SAME, output="alone")
+    champion = Champion(export_translator(tmp_path / "champion", channels=1))
+    beside = judge("tone", unpaired, best=DIMMED, last=SAME, output="beside", registry=champion)
+    assert (alone.output / "metrics.json").read_bytes() == (beside.output / "metrics.json").read_bytes()
+    assert "The same sources" in (beside.output / "report.html").read_text()
+    facts = json.loads((beside.output / "card" / "facts.json").read_text())
+    assert set(facts["counts"]) == {"source", "target"}
+    assert "Bands of pictures: sources, and below them their results." in facts["samples"]

@@ -47,6 +47,11 @@ def test_a_model_beyond_a_limit_is_rejected_whatever_the_champion(catalog, uri, 
     assert decide(catalog, uri, folder, at_most={"fd_classifier": 0.5}).verdict == "reject"
 
 
+def test_budgets_are_for_the_export_which_is_not_there_yet(catalog, uri, champion, tmp_path):
+    folder = evaluation(tmp_path / "evaluation", fd_classifier=3.0)
+    assert decide(catalog, uri, folder, budgets={"latency_ms": 1.0}).verdict == "promote"
+
+
 def test_the_champion_itself_is_promoted_again(catalog, uri, champion, tmp_path):
     found = decide(catalog, uri, evaluation(tmp_path / "evaluation", digest="0" * 64, fd_classifier=4.0))
     assert found.verdict == "promote"

@@ -1,6 +1,7 @@
 """What becomes the champion, and what is written about it."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -58,10 +59,18 @@ def evaluation(
 def submit(settings, tracked_ports, run_id, tmp_path):
     """Promote a model with the given digest and figures, in a place of its own."""
 
-    def submit(digest: str, *, policy: dict | None = None, at: str = "", judged: str = "", **figures: object):
+    def submit(
+        digest: str,
+        *,
+        policy: dict | None = None,
+        at: str = "",
+        judged: str = "",
+        costs: dict[str, float] | None = None,
+        **figures: object,
+    ):
         place = tmp_path / "submitted" / (at or digest)
         if not place.exists():
-            write_export(place / "export", digest=digest * 64, run_id=run_id)
+            write_export(place / "export", digest=digest * 64, run_id=run_id, costs=costs)
             evaluation(place / "evaluation", digest=judged or digest * 64, **figures)
         changed = settings.model_copy(update={"promote": settings.promote.model_copy(update=policy or {})})
         return promote(
@@ -97,7 +106,7 @@ def test_better_model_takes_over_and_a_worse_one_does_not(submit, tracked_ports)
     submit("1", fd_classifier=4.0)
     assert submit("2", fd_classifier=3.0).alias == "champion"
     held = submit("3", fd_classifier=3.5)
-    assert (held.verdict, held.version, held.alias) == ("hold", "3", "")
+    assert (held.verdict, held.version, held.alias) == ("hold", "3", "challenger")
     assert "champion version 2 has 3" in held.reasons[0]
     assert tracked_ports.registry.champion("toy").number == "2"
 
@@ -106,7 +115,8 @@ def test_what_was_decided_and_why_is_written(submit):
     submit("1", fd_classifier=4.0)
     document = written(submit("2", fd_classifier=5.0))
     assert document["verdict"] == "hold"
-    assert document["alias"] == ""
+    assert document["alias"] == "challenger"
+    assert document["movement"] is None
     assert document["compared_metric"] == "fd_classifier"
     assert (document["version"]["number"], document["version"]["metrics"]) == ("2", {"fd_classifier": 5.0})
     assert (document["champion_before"]["number"], document["champion_before"]["protocol"]) == ("1", PROTOCOL)
@@ -171,6 +181,55 @@ def test_policy_is_obeyed(submit):
         submit("3", policy={"registered_name": "elsewhere", "min_improvement": 2.0}, fd_classifier=3.0).verdict
         == "hold"
     )
+
+
+def test_movement_is_written_where_something_moved(submit, tracked_ports):
+    submit("1", fd_classifier=4.0)
+    document = written(submit("2", fd_classifier=3.0))
+    assert document["movement"] == asdict(tracked_ports.registry.history("toy")[-1])
+    assert (document["movement"]["version"], document["movement"]["before"]) == ("2", "1")
+    assert "beats the champion" in document["movement"]["why"]
+
+
+def test_costs_are_judged_by_the_budgets_and_written(submit):
+    policy = {"budgets": {"latency_ms": 20.0}}
+    rejected = submit("1", policy=policy, costs={"latency_ms": 25.0}, fd_classifier=4.0)
+    assert (rejected.verdict, rejected.reasons) == ("reject", ("latency_ms is 25; promote.budgets allows 20.",))
+    assert written(rejected)["version"]["costs"] == {"latency_ms": 25.0}
+    assert submit("2", policy=policy, costs={"latency_ms": 15.0}, fd_classifier=5.0).verdict == "promote"
+    assert "No latency_ms is recorded" in submit("3", policy=policy, fd_classifier=3.0).reasons[0]
+
+
+def test_challenger_is_the_newest_that_is_good_enough_and_never_a_rejected_one(submit, tracked_ports):
+    def challenger() -> str:
+        found = tracked_ports.registry.versions("toy")
+        return next((version.number for version in found if "challenger" in version.aliases), "")
+
+    limit = {"at_most": {"fd_classifier": 9.0}}
+    submit("1", policy=limit, fd_classifier=4.0)
+    assert challenger() == ""  # it is the champion
+    assert submit("2", policy=limit, fd_classifier=10.0).alias == ""
+    assert challenger() == ""
+    submit("3", policy=limit, fd_classifier=5.0)
+    assert challenger() == "3"
+    submit("2", policy={}, fd_classifier=10.0)  # good enough now, but older
+    assert challenger() == "3"
+    submit("3", policy={"at_most": {"fd_classifier": 4.5}}, fd_classifier=5.0)
+    assert challenger() == ""
+    submit("4", fd_classifier=3.0)
+    assert challenger() == ""
+    assert tracked_ports.registry.champion("toy").number == "4"
+
+
+def test_version_that_a_person_rolled_back_does_not_return_by_itself(submit, tracked_ports):
+    submit("1", fd_classifier=4.0)
+    submit("2", fd_classifier=3.0)
+    tracked_ports.registry.roll_back("toy", expected="2", reason="Its sevens look like ones.")
+    again = submit("2", fd_classifier=3.0)
+    assert (again.verdict, again.alias) == ("hold", "")
+    assert "Its sevens look like ones." in again.reasons[0]
+    assert tracked_ports.registry.champion("toy").number == "1"
+    assert submit("3", fd_classifier=2.0).verdict == "promote"
 
 
 def test_champion_that_is_now_too_bad_stays_until_something_better_comes(submit, tracked_ports):

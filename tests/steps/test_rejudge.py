@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from limner.adapters import connect
 from limner.packing import PackedDataset
@@ -33,8 +33,8 @@ def registry_ports(tmp_path, tmp_path_factory):
 @pytest.fixture
 def champion(registry_ports, trained_folder, tmp_path):
     """Registered with figures from other data."""
-    export = write_export(tmp_path / "export", digest="7" * 64)
-    (export / "model.safetensors").write_bytes((trained_folder / "best" / "model.safetensors").read_bytes())
+    weights = (trained_folder / "best" / "model.safetensors").read_bytes()
+    export = write_export(tmp_path / "export", digest="7" * 64, weights=weights)
     found = ModelVersion("toy", "", (), {"fd_pixels": 50.0}, {"reference": "old"}, "7" * 64)
     version = registry_ports.registry.register(found, export, run_id="")
     registry_ports.registry.promote(version, instead_of=None, reason="It is the first.")
@@ -84,8 +84,7 @@ def test_a_champion_that_was_registered_by_hand_keeps_its_figures(settings, regi
 
 
 def test_a_champion_of_another_network_keeps_its_figures(settings, registry_ports, tmp_path, dataset):
-    export = write_export(tmp_path / "export", digest="7" * 64)
-    save_file({"other.weight": torch.zeros(1)}, export / "model.safetensors")
+    export = write_export(tmp_path / "export", digest="7" * 64, weights=save({"other.weight": torch.zeros(1)}))
     found = ModelVersion("toy", "", (), {"fd_pixels": 50.0}, {"reference": "old"}, "7" * 64)
     version = registry_ports.registry.register(found, export, run_id="")
     registry_ports.registry.promote(version, instead_of=None, reason="It is the first.")

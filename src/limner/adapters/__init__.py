@@ -59,7 +59,7 @@ def connect(  # noqa: PLR0913 - it is where all of them are made
 
     tracking = (
         MlflowTracker(server, os.environ.get("MLFLOW_RUN_ID", ""), provenance.get("kubeflow_run", "")),
-        MlflowRegistry(server),
+        MlflowRegistry(server, provenance.get("kubeflow_run", "")),
     )
     return Ports(*tracking, progress, cache, weights, store, notice, fetch, provenance)
 

@@ -1,64 +1,67 @@
 """An exported model as MLflow serves it. MLflow keeps this file with each version and runs it: nothing is pickled.
 
-    mlflow.pyfunc.load_model("models:/digits-gan@champion").predict(None, params={"count": 4, "seed": 1, "label": 7})
+    mlflow.pyfunc.load_model("models:/digits-gan@champion").predict(
+        np.empty(0), params={"count": 4, "seed": 1, "label": 7}
+    )
     POST /invocations {"inputs": [], "params": {"count": 4, "seed": 1}}
 
-The result is uint8 [N, H, W, C]. The same seed gives the same pictures; without a label the classes come in turn.
-
-A translator takes pictures uint8 [N, H, W, C] of its channels and of any size, and returns as many of the same shape:
-
-    mlflow.pyfunc.load_model("models:/monet@champion").predict(pictures)
-    POST /invocations {"inputs": [[[[0, 127, 255], ...], ...], ...]}
+A translator takes pictures, as arrays [H, W, C] of whole numbers 0..255 or as image files in base64, and returns as
+many of the same sizes. The result is uint8 [N, H, W, C] where all have one size, else a list of pictures; or with the
+parameter output="png" a list of PNG files in base64. What is wrong with a request is an MlflowException, status 400.
 """
 
 from __future__ import annotations
 
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, TEMPORARILY_UNAVAILABLE
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
-from numpy.typing import NDArray
 
-NO_LABEL = -1
-"""MLflow's parameters have no None. The registry's `SIGNATURE` has this as the default."""
+BATCH, WAIT_SECONDS, CAPACITY = 16, 0.002, 512
 
 
 class ServedModel(PythonModel):
-    """Pictures on request."""
+    """Pictures on request. What several threads ask for at a time is computed together."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Open the export that lies beside this file."""
+        from limner.batching import Batcher
         from limner.inference import open_model
+        from limner.scoring import Limits, fulfil
 
-        self._model = open_model(Path(context.artifacts["export"]))
+        self._model = model = open_model(Path(context.artifacts["export"]))
+        self._limits = Limits()
+        self._batcher = Batcher(
+            partial(fulfil, model), size=BATCH, wait_seconds=WAIT_SECONDS, capacity=CAPACITY, weigh=attrgetter("count")
+        )
 
-    # The hint `np.ndarray` tells MLflow to check nothing: a generator has no input, all that matters is in `params`.
+    # The hint `np.ndarray` tells MLflow to check nothing: what a model takes is `limner.scoring`'s to say.
     def predict(
         self, context: PythonModelContext, model_input: np.ndarray, params: dict[str, Any] | None = None
-    ) -> NDArray[np.uint8]:
-        """`count` pictures, or each of `model_input` translated. Raises LimnerError for what the model cannot do."""
-        from limner.inference import StyleModel
+    ) -> Any:
+        """Pictures out of noise, or those of `model_input` in another style."""
+        from limner.batching import Busy
+        from limner.errors import LimnerError
+        from limner.scoring import read_order, write_answer
 
-        if isinstance(self._model, StyleModel):
-            return self._model.stylize_batch(as_pictures(model_input))
-        asked = {"count": 1, "seed": 0, "label": NO_LABEL} | (params or {})
-        label = None if asked["label"] == NO_LABEL else asked["label"]
-        return self._model.generate(asked["count"], seed=asked["seed"], label=label)
-
-
-def as_pictures(values: np.ndarray) -> NDArray[np.uint8]:
-    """What was sent as pictures: JSON's numbers arrive as int64. Raises LimnerError where they are none."""
-    from limner.errors import LimnerError
-
-    values = np.asarray(values)
-    if values.ndim != 4 or values.dtype.kind not in "iu" or values.size == 0 or values.min() < 0 or values.max() > 255:
-        raise LimnerError(
-            "The model takes pictures: whole numbers from 0 to 255 of the shape [N, H, W, C].",
-            why=f"These are {values.dtype} of the shape {list(values.shape)}.",
-        )
-    return values.astype(np.uint8)
+        try:
+            inputs = model_input["inputs"] if isinstance(model_input, dict) else model_input  # as the signature has it
+            order = read_order(self._model, inputs, params, self._limits)
+            pictures = self._batcher.submit(order).result()
+        except Busy as error:
+            raise MlflowException(str(error), error_code=TEMPORARILY_UNAVAILABLE) from error
+        except LimnerError as error:
+            raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from error
+        answer = write_answer(pictures, order.output)
+        if order.output == "array" and len({picture.shape for picture in pictures}) == 1:
+            return np.stack(pictures)
+        return answer
 
 
 set_model(ServedModel())

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from limner.errors import LimnerError
-from limner.ports import ModelVersion, Run
+from limner.ports import ModelVersion, Movement, Run
 
 
 @dataclass
@@ -52,6 +53,20 @@ class UntrackedTracker:
 class UntrackedRegistry:
     """A registry without versions."""
 
+    def names(self) -> tuple[str, ...]:
+        """None: there is no model."""
+        return ()
+
+    def versions(self, name: str) -> tuple[ModelVersion, ...]:
+        """None: there is no version."""
+        del name
+        return ()
+
+    def history(self, name: str) -> tuple[Movement, ...]:
+        """Empty: there never was a champion."""
+        del name
+        return ()
+
     def champion(self, name: str) -> ModelVersion | None:
         """None: there is no version."""
         del name
@@ -63,12 +78,27 @@ class UntrackedRegistry:
         return None
 
     def register(self, candidate: ModelVersion, export: Path, *, run_id: str) -> ModelVersion:
-        """The candidate as it is, without a version number."""
-        del export, run_id
-        return candidate
+        """The candidate with the costs of its export, without a version number."""
+        del run_id
+        path = export / "config.json"
+        costs = json.loads(path.read_text(encoding="utf-8")).get("costs", {}) if path.is_file() else {}
+        return replace(candidate, costs=costs)
 
-    def promote(self, version: ModelVersion, *, instead_of: ModelVersion | None, reason: str) -> None:
+    def challenge(self, version: ModelVersion) -> None:
         """Move nothing."""
+
+    def dismiss(self, version: ModelVersion) -> None:
+        """Move nothing."""
+
+    def promote(self, version: ModelVersion, *, instead_of: ModelVersion | None, reason: str) -> Movement | None:
+        """Move nothing."""
+        del version, instead_of, reason
+        return None
+
+    def roll_back(self, name: str, *, expected: str, reason: str) -> Movement:
+        """Raises LimnerError: there is nothing to roll back."""
+        del expected, reason
+        raise LimnerError(f"{name} cannot be rolled back without a registry.", fix="Leave out --no-track.")
 
     def fetch(self, address: str, folder: Path) -> Path:
         """Raises LimnerError: there is no version."""

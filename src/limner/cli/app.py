@@ -12,7 +12,21 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from limner.cli import config, doctor, fid, generate, steps, stylize, summary, track, train_node
+from limner.cli import (
+    config,
+    demo,
+    doctor,
+    drift,
+    fid,
+    generate,
+    models,
+    serve,
+    steps,
+    stylize,
+    summary,
+    track,
+    train_node,
+)
 from limner.errors import LimnerError
 
 # Plain help (no rich markup) halves the time of `limner --help` and reads well in a log, too.
@@ -23,9 +37,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for part in (steps, generate, stylize, fid, summary, doctor, train_node):
+for part in (steps, generate, stylize, serve, demo, drift, fid, summary, doctor, train_node):
     app.add_typer(part.app)
 app.add_typer(config.app, name="config")
+app.add_typer(models.app, name="models")
 app.add_typer(track.app, name="track")
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from limner.cli.options import AsJson
+from limner.cli.options import AsJson, ExportedModel
+from limner.cli.places import find_exported
 from limner.cli.results import print_json
 from limner.errors import LimnerError
 
@@ -25,12 +26,20 @@ OURS = re.compile(r"\d{5}\.png|grid\.png")
 @app.command()
 def generate(
     *,
-    model: Annotated[Path, typer.Option("--model", metavar="DIR", help="An exported model.", show_default=False)],
+    model: ExportedModel,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the pictures go.", show_default=False)],
     count: Annotated[int, typer.Option("--count", metavar="N", help="How many.")] = 64,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="The same seed, the same pictures.")] = 0,
     label: Annotated[
         int | None, typer.Option("--label", metavar="N", help="Only this class.  [default: all, in turn]")
+    ] = None,
+    truncation: Annotated[
+        float | None,
+        typer.Option(
+            "--truncation",
+            metavar="X",
+            help="Keep the noise within +-X, such as 0.7: more typical, less varied.  [default: not cut]",
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -41,13 +50,15 @@ def generate(
     \b
     Example:
       limner generate --model exports/digits-gan --count 64 --seed 0 --out pictures
+      limner generate --model models:/digits-gan@champion --truncation 0.7 --label 3 --out threes
     """
     from limner.inference import open_generator
 
     _refuse_foreign_files(out)
-    _save(open_generator(model).generate(count, seed=seed, label=label), out)
+    opened = open_generator(find_exported(model))
+    _save(opened.generate(count, seed=seed, label=label, truncation=truncation), out)
     if as_json:
-        print_json({"output": out, "count": count, "seed": seed, "label": label})
+        print_json({"output": out, "count": count, "seed": seed, "label": label, "truncation": truncation})
     else:
         print(f"{count} pictures are in {out}; all of them on one sheet: {out / 'grid.png'}")
 

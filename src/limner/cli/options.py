@@ -30,6 +30,9 @@ EvaluationFolder = Annotated[
 ExportFolder = Annotated[
     Path | None, typer.Option("--export", metavar="DIR", help="The exported model.  [default: exports/MODEL]")
 ]
+_EXPORTED = "An exported model: a folder, models:/NAME@ALIAS or models:/NAME/VERSION."
+ExportedModel = Annotated[str, typer.Option("--model", metavar="MODEL", help=_EXPORTED, show_default=False)]
+ExportedModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=_EXPORTED, show_default=False)]
 Output = Annotated[
     Path | None, typer.Option("--output", metavar="DIR", help="Where the result goes, instead of the usual place.")
 ]

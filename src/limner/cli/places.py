@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+from limner.cli.options import PARAMS
 
 
 def dataset(name: str) -> Path:
@@ -33,3 +36,15 @@ def promotion(name: str) -> Path:
 def scratch(name: str) -> Path:
     """Checkpoints and journal of a training that is under way."""
     return Path("runs", name)
+
+
+def find_exported(model: str) -> Path:
+    """The folder of the model that `--model` names: an export directory, or one fetched from the model registry.
+
+    MLflow is asked for models:/ addresses alone. Raises LimnerError where there is no such model.
+    """
+    from limner.adapters import CACHE, connect, user_cache
+    from limner.steps.find_export import find_export
+
+    cache = Path(os.environ.get("LIMNER_CACHE") or (CACHE if PARAMS.is_file() else user_cache()))
+    return find_export(model, registry=lambda: connect(cache=cache).registry, cache=cache)

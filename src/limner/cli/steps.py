@@ -189,7 +189,7 @@ def export(
 ) -> None:
     """Write a trained model for other programs.
 
-    As safetensors, as a torch.export program (.pt2) and as ONNX; all three are checked to compute the same.
+    As safetensors, as a torch.export program (.pt2) and as ONNX, each checked to compute the same; with a model card.
 
     \b
     Example:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from limner.cli.options import AsJson
+from limner.cli.options import AsJson, ExportedModel
+from limner.cli.places import find_exported
 from limner.cli.progress import picture_progress
 from limner.cli.results import print_json
 from limner.errors import LimnerError
@@ -37,7 +38,7 @@ def stylize(
         ),
     ],
     *,
-    model: Annotated[Path, typer.Option("--model", metavar="DIR", help="An exported model.", show_default=False)],
+    model: ExportedModel,
     out: Annotated[
         str, typer.Option("--out", metavar="DIR", help="Where the results go; a folder or s3://BUCKET/PREFIX.")
     ] = "",
@@ -74,6 +75,7 @@ def stylize(
     \b
     Example:
       limner stylize photos --model exports/monet --out paintings
+      limner stylize photos --model models:/monet@champion --strength 0.5 --out half-painted
       limner stylize - --model exports/monet --format png < photo.jpg > painting.png
     """
     from limner.inference import open_translator
@@ -90,11 +92,12 @@ def stylize(
     )
     if STREAM in inputs:
         _refuse_more_than_the_stream(inputs, out, as_json=as_json)
-        _stream(open_translator(model, reverse=reverse, precision=precision), options)
+        _stream(open_translator(find_exported(model), reverse=reverse, precision=precision), options)
         return
     if not out:
         raise LimnerError("Where do the results go?", fix="Name a folder with --out.")
-    result = _all(inputs, out, options, lambda: open_translator(model, reverse=reverse, precision=precision))
+    folder = find_exported(model)
+    result = _all(inputs, out, options, lambda: open_translator(folder, reverse=reverse, precision=precision))
     if as_json:
         print_json({"output": out, "done": result.done, "skipped": result.skipped, "refused": result.refused,
                     "notes": list(result.notes)})  # fmt: skip

@@ -1,38 +1,46 @@
-"""Export a trained model: weights, two portable programs, and a proof that all of them compute the same."""
+"""Export a trained model: weights, portable programs, a proof that they compute the same, and what they cost."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
+from limner.card import FACTS, PICTURES
+from limner.drift import FILE_NAME as DRIFT_REFERENCE
 from limner.errors import LimnerError
-from limner.inference import BACK, PROGRAM
+from limner.exported import PROGRAM, load_vetted
 from limner.lineage import file_sha256, read_lineage, write_lineage
 from limner.ports import Ports
-from limner.settings import MethodSettings, ModelSettings
+from limner.settings import ExportSettings, MethodSettings, ModelSettings
 from limner.spatial_statistics import TranslatorProgram
+from limner.steps.card import write_card
+from limner.steps.export_formats import ROUNDED, Program, write_programs
 from limner.steps.export_inputs import ProgramInputs, program_inputs, translator_traits
 from limner.steps.output import replaced
 from limner.tasks import TRANSLATION
 from limner.trained import WEIGHTS, TrainedModel, Which, open_trained
 
-Program = Callable[[Mapping[str, Tensor]], NDArray[np.float32]]
+WARM_UP, TIMED = 2, 9
+"""Runs before the latency is measured, and of which it is the median."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What `export` made. `parity` is the largest absolute difference to the eager model, by format."""
+    """What `export` made.
+
+    `parity` is the largest absolute difference to the eager model, by format; of those with rounded weights the mean.
+    """
 
     output: Path
     digest: str
@@ -54,12 +62,23 @@ def export(
     with replaced(output) as folder:
         shutil.copy2(model / which / WEIGHTS, folder / WEIGHTS)
         inputs = program_inputs(trained, product)
-        programs = list(_write_programs(product, inputs, folder, settings.export.formats))
-        parity = {kind: _largest_difference(eager, inputs, program) for kind, eager, program in programs}
-        _refuse_disparity(parity, tolerance=settings.export.parity_tolerance)
-        digest = _write_config(folder, trained, product, inputs, name=name, parity=parity)
+        if (evaluation / DRIFT_REFERENCE).is_file():
+            shutil.copy2(evaluation / DRIFT_REFERENCE, folder / DRIFT_REFERENCE)
+        programs = list(write_programs(product, inputs, folder, settings.export.formats))
+        parity = {program.kind: _parity(program, inputs) for program in programs}
+        _refuse_disparity(parity, settings.export)
+        figures = {"parity": parity, "costs": _costs(folder, programs, inputs, parity)}
+        digest = _write_config(folder, trained, product, inputs, name=name, figures=figures)
         record = {"step": "export", "model": name, "weights": which, "export_digest": digest}
         write_lineage(folder, {**lineage, **record})
+        if (evaluation / PICTURES / FACTS).is_file():  # one made by hand, or long ago, has nothing to make a card of
+            write_card(
+                folder,
+                trained=model,
+                evaluation=evaluation,
+                lineage=read_lineage(folder),
+                registered_name=settings.promote.registered_name,
+            )
     run_id = str(lineage.get("run_id", ""))
     if not run_id:  # the training was not tracked
         return Exported(output, digest, parity, run_id)
@@ -87,66 +106,47 @@ def _chosen(evaluation: Path, trained: TrainedModel) -> Which:
     return which
 
 
-class _Back(nn.Module):
-    """A product's way back, as a product."""
-
-    def __init__(self, product: nn.Module) -> None:
-        super().__init__()
-        self._product = product
-
-    def forward(self, source: Tensor) -> Tensor:
-        result: Tensor = self._product.back(source)  # type: ignore[operator]
-        return result
+def _parity(program: Program, inputs: ProgramInputs) -> float:
+    """The largest difference; of rounded weights the mean one, of the worst trial."""
+    of_trial = np.mean if program.kind in ROUNDED else np.max
+    return max(float(of_trial(difference)) for difference in program.differences(inputs))
 
 
-def _write_programs(
-    product: nn.Module, inputs: ProgramInputs, folder: Path, formats: Sequence[str]
-) -> Iterator[tuple[str, nn.Module, Program]]:
-    """Each portable program: its name in `parity`, the eager module it comes from, and itself."""
-    if "pt2" in formats:
-        yield "pt2", product, _write_pt2(product, inputs, folder / PROGRAM)
-    if "onnx" in formats:
-        yield "onnx", product, _write_onnx(product, inputs, folder / "model.onnx")
-    if "pt2" in formats and hasattr(product, "back"):
-        back = _Back(product).eval()
-        yield "back", back, _write_pt2(back, inputs, folder / BACK)
+def _costs(
+    folder: Path, programs: Sequence[Program], inputs: ProgramInputs, parity: Mapping[str, float]
+) -> dict[str, float]:
+    """`size_mib` of all files; `parity`, the worst of the exact formats; `latency_ms` of one picture with the pt2 one.
+
+    What no format tells is left out.
+    """
+    costs = {"size_mib": round(sum(path.stat().st_size for path in folder.iterdir()) / 2**20, 3)}
+    exact = [difference for kind, difference in parity.items() if kind not in ROUNDED]
+    if exact:
+        costs["parity"] = max(exact)
+    for program in programs:
+        if program.kind == "pt2":
+            costs["latency_ms"] = round(_median_seconds(partial(program.run, inputs.trials[0])) * 1000, 3)
+    return costs
 
 
-def _write_pt2(product: nn.Module, inputs: ProgramInputs, path: Path) -> Program:
-    program = torch.export.export(product, (), dict(inputs.examples), dynamic_shapes=dict(inputs.free))
-    torch.export.save(program, path)
-    loaded = torch.export.load(path).module()
-    return lambda inputs: loaded(**inputs).numpy()
+def _median_seconds(work: Callable[[], object]) -> float:
+    times = []
+    for _ in range(WARM_UP + TIMED):
+        begun = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - begun)
+    return statistics.median(times[WARM_UP:])
 
 
-def _write_onnx(product: nn.Module, inputs: ProgramInputs, path: Path) -> Program:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter warns about its own internals
-        program = torch.onnx.export(
-            product,
-            (),
-            kwargs=dict(inputs.examples),
-            dynamic_shapes=dict(inputs.free),
-            dynamo=True,
-            verbose=False,
-        )
-    assert program is not None
-    program.save(str(path))
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return lambda inputs: session.run(None, {key: value.numpy() for key, value in inputs.items()})[0]
-
-
-@torch.no_grad()
-def _largest_difference(product: nn.Module, inputs: ProgramInputs, program: Program) -> float:
-    return max(float(np.abs(product(**trial).numpy() - program(trial)).max()) for trial in inputs.trials)
-
-
-def _refuse_disparity(parity: Mapping[str, float], *, tolerance: float) -> None:
+def _refuse_disparity(parity: Mapping[str, float], settings: ExportSettings) -> None:
     for kind, difference in parity.items():
+        rounded = kind in ROUNDED
+        tolerance = settings.rounded_tolerance if rounded else settings.parity_tolerance
         if not difference <= tolerance:  # a NaN is no parity either
+            word, name = ("on average ", "rounded_tolerance") if rounded else ("", "parity_tolerance")
             raise LimnerError(
-                f"The exported {kind} model differs from the trained one by {difference:.3g}.",
-                why=f"export.parity_tolerance allows {tolerance:.3g} (pictures are in [-1, 1]).",
+                f"The exported {kind} model differs from the trained one by {word}{difference:.3g}.",
+                why=f"export.{name} allows {tolerance:.3g} (pictures are in [-1, 1]).",
                 fix=f"Leave {kind} out of export.formats, or report the model's settings to us.",
             )
 
@@ -158,7 +158,7 @@ def _write_config(
     inputs: ProgramInputs,
     *,
     name: str,
-    parity: Mapping[str, float],
+    figures: Mapping[str, Mapping[str, float]],
 ) -> str:
     """Write config.json, which describes the model to its users, and return the digest of the export."""
     files = {p.name: file_sha256(p) for p in sorted(folder.iterdir())}
@@ -177,11 +177,11 @@ def _write_config(
             }
             for key, value in inputs.examples.items()
         ],
-        "parity": dict(parity),
+        **figures,
         "files": files,
     }
     if trained.method.task in TRANSLATION and (folder / PROGRAM).is_file():
-        graph = torch.export.load(folder / PROGRAM).module()
+        graph = load_vetted(folder / PROGRAM).module()
         config["translator"] = asdict(translator_traits(TranslatorProgram(graph), product, shape.channels))
     (folder / "config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False), encoding="utf-8")
     # The programs' bytes differ from export to export (archives carry dates); the weights are the model.

@@ -15,10 +15,11 @@ from limner.settings import MethodSettings, ModelSettings
 
 
 def gate(settings: ModelSettings[MethodSettings], *, name: str, evaluation: Path, ports: Ports) -> Decision:
-    """What `promote` would decide now of the model that `evaluation` judged."""
+    """What `promote` would decide now of the model that `evaluation` judged, whatever its export will cost."""
     registered_name = settings.promote.registered_name or name
     candidate = judged_model(registered_name, evaluation, digest=read_lineage(evaluation).get("export_digest", ""))
-    return decide(candidate, ports.registry.champion(registered_name), settings.promote)
+    policy = settings.promote.model_copy(update={"budgets": {}})
+    return decide(candidate, ports.registry.champion(registered_name), policy)
 
 
 def judged_model(registered_name: str, evaluation: Path, *, digest: str) -> ModelVersion:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,7 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from limner.data import showcase
+from limner.errors import LimnerError
 from limner.features import Extractor
+from limner.inference import open_translator
 from limner.metric_words import TRANSFER_HEADLINES
 from limner.packing import PackedDataset
 from limner.pixels import bands, grid, to_signed, to_uint8
@@ -19,7 +22,7 @@ from limner.ports import Ports
 from limner.reference import BATCH, Reference, open_extractor, open_reference
 from limner.report import WIDEST_SHEET, Exhibits, Sheet
 from limner.settings import EvaluateSettings
-from limner.steps.bench import COLUMNS, Judged, nearest_sheet
+from limner.steps.bench import COLUMNS, RESULT, Judged, nearest_sheet
 from limner.trained import TrainedModel, Which, draw
 from limner.transfer_evaluation import (
     HeldOut,
@@ -70,16 +73,41 @@ class TransferBench:
     def exhibits(self, judged: Judged, which: Which) -> Exhibits:
         """Before and after, real targets, the way back where the model knows it, and the nearest training pictures."""
         metrics = judged.evaluation.metrics
+        sheets = list(self._sheets(judged, which))
         return Exhibits(
-            sheets=list(self._sheets(judged, which)),
+            sheets=sheets,
             headlines=TRANSFER_HEADLINES,
             yardsticks=list(yardsticks(metrics)),
             safeguards=list(safeguards(metrics)),
+            specimen=sheets[0],
         )
 
+    @property
+    def layers(self) -> Sequence[str]:
+        """Sources, results, and the truth where the pictures are pairs."""
+        return ("source", RESULT, "truth") if self.packed.task == "paired" else ("source", RESULT)
+
+    def beside(self, judged: Judged, which: Which, champion: Path) -> Sheet:
+        """What this model and the champion make of the same held-out sources."""
+        theirs, sources = open_translator(champion, precision="fp32"), self.held_out.sources
+        if theirs.channels != sources.shape[1]:
+            raise LimnerError(f"The champion takes pictures of {theirs.channels} channels, not {sources.shape[1]}.")
+        columns = self._columns()
+        shown = _in_turn(self.held_out.labels, len(sources))[: columns * BANDS]
+        made = torch.from_numpy(theirs.stylize_batch(sources[shown].permute(0, 2, 3, 1).numpy())).permute(0, 3, 1, 2)
+        return Sheet(
+            "The same sources",
+            "Bands of pictures: sources, below them this model's results, and below these the champion's.",
+            bands([sources[shown], judged.images[shown], made], columns=columns),
+            "Sources, below them what this model makes of them, and below that what the champion does. None is chosen.",
+        )
+
+    def _columns(self) -> int:
+        sources = self.held_out.sources
+        return min(COLUMNS, max(LEAST_COLUMNS, WIDEST_SHEET // sources.shape[3]), len(sources))
+
     def _sheets(self, judged: Judged, which: Which) -> Iterator[Sheet]:
-        held_out = self.held_out
-        columns = min(COLUMNS, max(LEAST_COLUMNS, WIDEST_SHEET // held_out.sources.shape[3]), len(held_out.sources))
+        held_out, columns = self.held_out, self._columns()
         shown = _in_turn(held_out.labels, len(held_out.sources))[: columns * BANDS]
         headings = self.packed.classes("source")
         rounds = _full_rounds(held_out.labels, len(headings))

@@ -12,7 +12,7 @@ from typing import Any
 from limner.errors import LimnerError
 from limner.lineage import read_lineage, write_lineage
 from limner.ports import ModelVersion, Ports
-from limner.promotion import ALIAS, Decision, Verdict, compared_metric, decide
+from limner.promotion import ALIAS, CHALLENGER, Decision, Verdict, compared_metric, decide, rolled_back
 from limner.settings import MethodSettings, ModelSettings
 from limner.steps.gate import judged_model
 from limner.steps.output import replaced
@@ -20,7 +20,10 @@ from limner.steps.output import replaced
 
 @dataclass(frozen=True)
 class Promoted:
-    """What `promote` found and did. `version` and `alias` are empty where nothing is recorded."""
+    """What `promote` found and did. `version` and `alias` are empty where nothing is recorded.
+
+    `alias` is `champion` where it is that now, and `challenger` where it is that.
+    """
 
     output: Path
     verdict: Verdict
@@ -35,23 +38,29 @@ def promote(
 ) -> Promoted:
     """Register the exported model, judge it by the evaluation against the champion, and move the alias if it is better.
 
-    The same model again is the same version. `output` tells what was decided and why.
+    Good enough by itself, it is the challenger until it becomes the champion; not where it was rolled back. The same
+    model again is the same version. `output` tells what was decided and why, and what moved.
     """
     record = read_lineage(export)
     candidate = _candidate(settings.promote.registered_name or name, evaluation, record)
     run_id = record.get("run_id", "")
     version = ports.registry.register(candidate, export, run_id=run_id)
-    champion = ports.registry.champion(version.name)
-    decision = decide(version, champion, settings.promote)
+    champion, history = ports.registry.champion(version.name), ports.registry.history(version.name)
+    decision, movement = decide(version, champion, settings.promote, history=history), None
+    is_champion = champion is not None and champion.number == version.number
+    if decision.verdict == "reject" or rolled_back(history, version.number):
+        ports.registry.dismiss(version)
+    elif not is_champion:
+        ports.registry.challenge(version)
     if decision.verdict == "promote":
-        ports.registry.promote(version, instead_of=champion, reason=" ".join(decision.reasons))
-    is_champion = decision.verdict == "promote" or (champion is not None and champion.number == version.number)
-    alias = ALIAS if is_champion and version.number else ""
+        movement = ports.registry.promote(version, instead_of=champion, reason=" ".join(decision.reasons))
+    alias = _alias(version, ports) if version.number else ""
     with replaced(output) as folder:
         document = {
             "alias": alias,
             "champion_before": _written(champion) if champion else None,
             "compared_metric": compared_metric(version.metrics, settings.promote),
+            "movement": asdict(movement) if movement else None,
             "reasons": decision.reasons,
             "verdict": decision.verdict,
             "version": _written(version),
@@ -63,6 +72,11 @@ def promote(
         with ports.tracker.run(name, run_id=run_id) as run:
             run.tags(_tags(version, decision, alias))
     return Promoted(output, decision.verdict, decision.reasons, version.number, alias, run_id)
+
+
+def _alias(version: ModelVersion, ports: Ports) -> str:
+    found = next(each for each in ports.registry.versions(version.name) if each.number == version.number)
+    return next((alias for alias in (ALIAS, CHALLENGER) if alias in found.aliases), "")
 
 
 def _candidate(registered_name: str, evaluation: Path, record: Mapping[str, str]) -> ModelVersion:

@@ -123,8 +123,17 @@ def _record(
     """What the lineage is to say of the model and its data."""
     # What was fetched by a name keeps it, be it the name of the pictures that it was made of.
     md5 = read_lineage(dataset).get("dataset_md5") or directory_md5(dataset)
-    of_model = {"step": "train", "model": name, "seed": str(settings.train.seed)}
-    return of_model | {"dataset": settings.dataset, "dataset_digest": packed.digest, "dataset_md5": md5}
+    learnt_by = settings.model_dump(mode="json", include={"dataset", "method", "train"})
+    return {
+        "step": "train",
+        "model": name,
+        "seed": str(settings.train.seed),
+        "params_digest": hashlib.sha256(json.dumps(learnt_by, sort_keys=True).encode()).hexdigest(),
+        "dataset": settings.dataset,
+        "dataset_digest": packed.digest,
+        "dataset_licence": packed.manifest.licence,
+        "dataset_md5": md5,
+    }
 
 
 def _assist(
