@@ -1,4 +1,4 @@
-"""The only files that import mlflow or boto3: what the steps' ports are plugged into."""
+"""The only files that import mlflow, boto3 or fastapi: what the steps' ports are plugged into."""
 
 from __future__ import annotations
 
