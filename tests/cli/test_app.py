@@ -15,8 +15,8 @@ from limner.cli.app import app
 from limner.errors import LimnerError
 
 SLOW_TO_IMPORT = {
-    "PIL", "boto3", "dvc", "fastapi", "gradio", "jinja2", "kfp", "matplotlib", "mlflow", "numpy", "onnx", "onnxruntime", "pydantic", "rich",
-    "ruamel", "torch", "torchvision",
+    "PIL", "boto3", "dvc", "fastapi", "gradio", "jinja2", "kfp", "matplotlib", "mlflow", "numpy", "onnx", "onnxruntime",
+    "pydantic", "rich", "ruamel", "torch", "torchvision",
 }  # fmt: skip
 
 
