@@ -123,7 +123,7 @@ def figure(text, name):
         (b"{", "no JSON"),
         (b"", "no JSON"),
         (b"\xff\xfe", "no JSON"),
-        (b'{"inputs": [], "params": {"truncation": NaN}}', "NaN is no number"),
+        (b'{"inputs": [], "params": {"truncation": NaN}}', "The request is no JSON"),
         (b"[" * 100_000, "no JSON"),
         (b"[1]", "has to be a JSON object"),
         (b'{"input": []}', "no 'input'"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import socket
 import time
@@ -12,8 +11,10 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from operator import attrgetter
-from typing import Any, NoReturn, get_args
+from typing import Any, get_args
 
+import numpy as np
+import orjson
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from numpy.typing import NDArray
@@ -259,9 +260,9 @@ def listen(host: str, port: int) -> socket.socket:
 def read_request(body: bytes, model: Model, limits: Limits) -> Order:
     """What a body asks for. Raises LimnerError."""
     try:
-        document = json.loads(body, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise LimnerError("The request is no JSON.", why=str(error) or type(error).__name__) from error
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise LimnerError("The request is no JSON.", why=str(error)) from error
     if not isinstance(document, dict):
         raise LimnerError("The request has to be a JSON object.", fix='Such as {"inputs": [], "params": {"count": 4}}.')
     unknown = next((name for name in document if name not in ("inputs", "instances", "params")), None)
@@ -274,9 +275,8 @@ def read_request(body: bytes, model: Model, limits: Limits) -> Order:
 
 def write_body(pictures: Sequence[NDArray[Any]], order: Order) -> bytes:
     """{"predictions": [...]}."""
-    answer = write_answer(pictures, order.output)
-    rows = [value if isinstance(value, str) else value.tolist() for value in answer]
-    return json.dumps({"predictions": rows}, separators=(",", ":")).encode("ascii")
+    answer = write_answer([np.ascontiguousarray(picture) for picture in pictures], order.output)
+    return orjson.dumps({"predictions": answer}, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def _trial(model: Model, count: int) -> Order:
@@ -285,10 +285,6 @@ def _trial(model: Model, count: int) -> Order:
         blank = [[[0] * model.channels] * WARM_UP_SIDE] * WARM_UP_SIDE
         return read_order(model, [blank] * count, None, Limits())
     return read_order(model, [], {"count": count}, Limits())
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number in JSON")
 
 
 def _error(status: int, error: LimnerError, headers: Mapping[str, str] | None = None) -> Response:
@@ -306,8 +302,9 @@ async def _refuse_path(request: Request, error: Exception) -> Response:
 
 
 def _json(status: int, document: Any, headers: Mapping[str, str] | None = None) -> Response:
-    content = json.dumps(document, ensure_ascii=False).encode()
-    return Response(content, status_code=status, headers=dict(headers or {}), media_type="application/json")
+    return Response(
+        orjson.dumps(document), status_code=status, headers=dict(headers or {}), media_type="application/json"
+    )
 
 
 def _request_schema() -> dict[str, Any]:

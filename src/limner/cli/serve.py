@@ -51,7 +51,7 @@ def serve(
         from limner.adapters.http_server import ModelServer, ServeOptions, listen
         from limner.adapters.http_server import serve as run
     except ModuleNotFoundError as error:
-        if error.name not in ("fastapi", "prometheus_client", "starlette", "uvicorn"):
+        if error.name not in ("fastapi", "orjson", "prometheus_client", "starlette", "uvicorn"):
             raise
         raise LimnerError(f"{error.name} is not installed.", fix="pip install 'limner[serve]'") from error
     import torch
