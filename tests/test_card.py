@@ -127,6 +127,7 @@ def test_the_short_card_has_neither_head_nor_pictures():
     short = short_card(card())
     assert short.startswith("# digits-gan")
     assert "![" not in short
+    assert "None is chosen" not in short  # stands below one of them
     assert "license:" not in short
     assert "## Where it comes from" in short
 

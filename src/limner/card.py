@@ -95,7 +95,7 @@ def short_card(markdown: str) -> str:
 
     At most SHORT_MOST characters, those of the card's end at the least.
     """
-    text = re.sub(r"!\[[^\]]*\]\([^)]*\)\n*", "", _body(markdown))
+    text = re.sub(r"!\[[^\]]*\]\([^)]*\)\n*(?:\*[^*\n]*\*\n)?", "", _body(markdown))  # nor what stands below them
     text = re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
     if len(text) <= SHORT_MOST:
         return text

@@ -252,12 +252,15 @@ def test_a_training_whose_machine_is_lost_loses_nothing(
         shown = {"metrics": dsl.Metrics(), "report": dsl.HTML(uri=str(tmp_path / "report.html"))}
         call(evaluate, **toy, dataset=dataset, trained=trained, evaluation=evaluation, **shown)
         exported = dsl.Model(uri=str(tmp_path / "exported"))
-        call(export, **toy, trained=trained, evaluation=evaluation, exported=exported)
+        card = dsl.Markdown(uri=str(tmp_path / "card.md"))
+        call(export, **toy, trained=trained, evaluation=evaluation, exported=exported, card=card)
+        assert "](data:image/png;base64," in Path(card.path).read_text(), "as Kubeflow shows it"
         promotion = dsl.Artifact(uri=str(tmp_path / "promotion"))
         call(promote, **toy, evaluation=evaluation, exported=exported, promotion=promotion)
 
         (run,) = runs(client)
         assert (run.info.run_id, run.info.status) == (abandoned.info.run_id, "FINISHED")
+        assert {"report.html", "MODEL_CARD.md", "card"} <= {f.path for f in client.list_artifacts(run.info.run_id)}
         refuse_other_curves(client, run, Path(trained.path) / "journal.jsonl")
         (version,) = client.search_model_versions("name = 'toy'")
         assert (str(version.version), version.run_id) == ("1", run.info.run_id)

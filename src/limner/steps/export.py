@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from limner.card import FACTS, PICTURES
+from limner.card import CARD, FACTS, PICTURES
 from limner.drift import FILE_NAME as DRIFT_REFERENCE
 from limner.errors import LimnerError
 from limner.exported import PROGRAM, load_vetted
@@ -84,6 +84,9 @@ def export(
     with ports.tracker.run(name, run_id=run_id) as tracked:
         tracked.tags({"limner.export_digest": digest, "limner.weights": which})
         tracked.tags({f"limner.parity.{kind}": f"{difference:.3g}" for kind, difference in parity.items()})
+        if (output / CARD).is_file():
+            tracked.file(output / CARD)
+            tracked.file(output / PICTURES, PICTURES)
     return Exported(output, digest, parity, run_id)
 
 
