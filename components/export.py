@@ -27,7 +27,7 @@ def export(
     from pathlib import Path
 
     from limner.adapters import connect
-    from limner.card import inline_card
+    from limner.card import CARD, inline_card
     from limner.steps import catalog_from_json
     from limner.steps.export import export as step
 
@@ -40,4 +40,6 @@ def export(
         ports=connect(),
     )
     exported.metadata.update(name=model, digest=result.digest)
-    Path(card.path).write_text(inline_card(result.output), encoding="utf-8")
+    has_card = (result.output / CARD).is_file()  # of an older evaluation none can be made
+    text = inline_card(result.output) if has_card else "Evaluate the model again, and export it: then it has a card."
+    Path(card.path).write_text(text, encoding="utf-8")

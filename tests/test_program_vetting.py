@@ -2,7 +2,7 @@
 
 import pytest
 
-from limner.program_vetting import _is_arithmetic
+from limner.program_vetting import OPERATOR, _is_arithmetic
 from tests.exports import export_generator
 from tests.translators import export_translator
 
@@ -79,3 +79,19 @@ def test_sizes_and_guards_are_arithmetic(text):
 )
 def test_what_calls_anything_else_is_not(text):
     assert not _is_arithmetic(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("torch.ops.aten.conv2d.default", True),
+        ("torch.ops.aten.save.default", False),
+        ("torch.ops.aten.from_file.default", False),
+        ("torch.ops.prims.device_put.default", False),
+        ("torch.load", False),
+        ("_operator.add", True),
+        ("_operator.methodcaller", False),
+    ],
+)
+def test_operators_are_those_that_compute(name, known):
+    assert bool(OPERATOR.fullmatch(name)) == known

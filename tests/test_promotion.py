@@ -160,15 +160,27 @@ UNDONE = moved("rollback", "7", "8")
         ((PROMOTED, BETTER, UNDONE), "hold"),
         ((PROMOTED, BETTER, UNDONE, BETTER, moved("promotion", "9", "8")), "promote"),
         ((PROMOTED, BETTER, UNDONE, moved("rollback", "", "7")), "hold"),
+        ((PROMOTED, BETTER, replace(UNDONE, kind="promotion", who=UNKNOWN)), "hold"),  # moved back without Limner
+        ((PROMOTED, BETTER, replace(UNDONE, kind="promotion", who=UNKNOWN, version="")), "hold"),
+        ((PROMOTED, BETTER, replace(UNDONE, kind="promotion", who=UNKNOWN, version="9")), "promote"),
     ],
 )
 def test_version_that_was_rolled_back_is_held(history: tuple[Movement, ...], verdict: str) -> None:
     decision = decide(version("8", fd_classifier=1.0), CHAMPION, PromoteSettings(), history=history)
     assert decision.verdict == verdict
     if verdict == "hold":
-        assert decision.reasons[0] == (
-            "Version 8 was rolled back by ann@studio at 2026-01-02T03:04:05+00:00: Its sevens look like ones."
-        )
+        assert decision.reasons[0] in [
+            f"Version 8 was rolled back by {who} at 2026-01-02T03:04:05+00:00: Its sevens look like ones."
+            for who in ("ann@studio", UNKNOWN)
+        ]
+
+
+@pytest.mark.parametrize("last", [moved("rollback", "", "7"), replace(PROMOTED, version="", before="7", who=UNKNOWN)])
+def test_nothing_is_promoted_by_itself_where_the_champion_was_taken_out_of_use(last: Movement) -> None:
+    assert decide(version("9", fd_classifier=500.0), None, PromoteSettings()).verdict == "promote"
+    decision = decide(version("9", fd_classifier=500.0), None, PromoteSettings(), history=(PROMOTED, last))
+    assert decision.verdict == "hold"
+    assert decision.reasons[0].startswith(f"The champion, version 7, was taken out of use by {last.who} at 2026")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ A record is flat and all its values are strings, so that it can serve as MLflow 
     dataset_digest, dataset_md5               the packed dataset: its own digest, and DVC's name for its folder
     dataset_place                             where that name is of pictures: their folder in the repository
     dataset_licence                           what the data's licence field says
+    init, init_digest                         what it was fine-tuned from: an address, and its weights' SHA-256
     params_digest                             SHA-256 of what params.yaml says of the data, the method and the training
     seed, device, weights, export_digest      what else decided the result, and what the result is
     run_id                                    where it is tracked

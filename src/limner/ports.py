@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,10 +110,18 @@ class ModelRegistry(Protocol):
     def dismiss(self, version: ModelVersion) -> None:
         """Take the alias `challenger` from it, where it has it."""
 
-    def promote(self, version: ModelVersion, *, instead_of: ModelVersion | None, reason: str) -> Movement | None:
+    def promote(
+        self,
+        version: ModelVersion,
+        *,
+        instead_of: ModelVersion | None,
+        reason: str,
+        seen: Sequence[Movement] | None = None,
+    ) -> Movement | None:
         """Move the alias `champion`, and write it down; None where this version is the champion already.
 
-        Raises LimnerError where the champion is no longer `instead_of`.
+        Raises LimnerError where the champion is no longer `instead_of`, and where there are later movements than those
+        that were `seen` when it was decided.
         """
 
     def roll_back(self, name: str, *, expected: str, reason: str) -> Movement:

@@ -27,7 +27,7 @@ RECORD = re.compile(
 )
 FUNCTION = re.compile(r"math\.\w+|torch\._?sym_\w+")
 OPERATOR = re.compile(
-    rf"torch\.ops\.aten\.(?!from_file)\w+\.\w+|{FUNCTION.pattern}"
+    rf"torch\.ops\.aten\.(?!from_file\b|save\b|_print\b)\w+\.\w+|{FUNCTION.pattern}"
     r"|_operator\.(add|sub|mul|truediv|floordiv|mod|pow|neg|pos|eq|ne|lt|le|gt|ge|and_|or_|not_|getitem)"
 )
 NAME = re.compile(r"[\w.]*")

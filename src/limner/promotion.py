@@ -41,12 +41,12 @@ def decide(
     """Judge a candidate against the policy's limits, then against the champion.
 
     Figures are compared only where both were measured in the same way, that is under equal protocols. A version that
-    `history` says was rolled back is held: a person has judged it.
+    `history` says was rolled back is held, and so is any where the champion was taken out of use: a person has judged.
     """
     metric = compared_metric(candidate.metrics, policy)
     if not metric:
-        named = ", ".join(sorted(candidate.metrics)) or "none"
-        why = f"It is not clear which metric to compare. Measured: {named}. Name one as promote.metric."
+        measured = ", ".join(sorted(candidate.metrics)) or "none"
+        why = f"It is not clear which metric to compare. Measured: {measured}. Name one as promote.metric."
         return Decision("reject", (why,))
     needed = {metric, *policy.required, *policy.at_most, *policy.at_least}
     failures = (*_unusable(candidate.metrics, needed), *_limits(candidate, policy), *_over_budget(candidate, policy))
@@ -56,6 +56,10 @@ def decide(
     if undone := rolled_back(history, candidate.number):
         why = f"Version {undone.before} was rolled back by {undone.who} at {undone.when}: {undone.why}"
         return Decision("hold", (why, f"Promote it by hand if it is to return: limner models promote {candidate.name}"))
+    if champion is None and history:
+        last = history[-1]
+        why = f"The champion, {named(last.before)}, was taken out of use by {last.who} at {last.when}: {last.why}"
+        return Decision("hold", (why, f"Say by hand which is to be the next: limner models promote {candidate.name}"))
     if champion is None:
         return Decision("promote", (f"There is no champion yet; {metric} is {value:g}.",))
     if candidate.export_digest and candidate.export_digest == champion.export_digest:
@@ -79,12 +83,17 @@ def undone_next(history: Sequence[Movement]) -> Movement | None:
 
 
 def rolled_back(history: Sequence[Movement], number: str) -> Movement | None:
-    """The rollback that took this version out of use; None where it was none, or the version returned since."""
-    for movement in reversed(history):
+    """The rollback that took this version out of use; None where it was none, or the version returned since.
+
+    One that was not written down counts, too: the alias went back to a version that had been the champion, or to none.
+    """
+    for place, movement in reversed(list(enumerate(history))):
         if number and movement.version == number:
             return None
         if number and movement.before == number:
-            return movement if movement.kind == "rollback" else None
+            former = {"", *(each.version for each in history[:place])}
+            back = movement.who == UNKNOWN and movement.version in former
+            return movement if back or movement.kind == "rollback" else None
     return None
 
 
@@ -112,6 +121,17 @@ def refuse_other_champion(name: str, history: Sequence[Movement], expected: str)
             f"The champion of {name} is {named(now)}, no longer {named(expected)}: nothing has moved.",
             why=f"A {last.kind} by {last.who} at {last.when}: {last.why}" if last else "",
             fix=f"Compare with the present champion and try again: limner models status {name}",
+        )
+
+
+def refuse_later_movement(name: str, history: Sequence[Movement], seen: Sequence[Movement]) -> None:
+    """Raises LimnerError where the champion of `name` has moved since one saw its history, be it there and back."""
+    if len(history) > len(seen):
+        last = history[-1]
+        raise LimnerError(
+            f"The champion of {name} has moved since this was decided: nothing has moved now.",
+            why=f"A {last.kind} by {last.who} at {last.when}: {last.why}",
+            fix=f"Look at it and try again: limner models history {name}",
         )
 
 

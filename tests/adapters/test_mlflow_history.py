@@ -97,6 +97,18 @@ def test_promotion_is_refused_where_the_champion_has_changed_and_says_who_change
     assert len(moves(registry)) == 2
 
 
+def test_champion_that_was_moved_there_and_back_meanwhile_is_another_one(registry, versions):
+    registry.promote(versions[0], instead_of=None, reason="first")
+    seen = registry.history("digits")
+    registry.promote(versions[1], instead_of=versions[0], reason="better", seen=seen)
+    registry.roll_back("digits", expected="2", reason="Its sevens look like ones.")
+    with pytest.raises(
+        LimnerError, match=r"moved since this was decided[\s\S]*rollback by [\s\S]*sevens look like ones"
+    ):
+        registry.promote(versions[1], instead_of=versions[0], reason="better", seen=seen)
+    assert aliases(registry) == {"champion": "1"}
+
+
 # -- rollback ---------------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,18 @@ def test_the_same_number_on_another_server_is_another_model(registry, tmp_path):
     assert find_export("models:/toy/1", registry=elsewhere, cache=tmp_path) != first
 
 
+@pytest.mark.parametrize("digest", ["/../../../../../", "..", "", "a" * 63, "a" * 64 + "/.."])
+def test_a_digest_that_is_none_is_no_part_of_a_path(registry, tmp_path, digest):
+    project = tmp_path / "project"
+    (project / "runs" / "cache").mkdir(parents=True)
+    (project / "params.yaml").write_text("mine")
+    registry._versions[1] = replace(registry._versions[1], export_digest=digest)
+    with pytest.raises(LimnerError, match="no model that Limner has exported"):
+        find_export("models:/toy@champion", registry=registry, cache=project / "runs" / "cache")
+    assert not registry.fetched
+    assert {path.name for path in project.iterdir()} == {"params.yaml", "runs"}
+
+
 @pytest.mark.parametrize("forge", [False, True], ids=["changed", "changed, and its hash with it"])
 def test_a_cached_model_that_was_tampered_with_is_refused(registry, tmp_path, forge):
     found = find_export("models:/toy@champion", registry=registry, cache=tmp_path)
@@ -127,6 +140,8 @@ def test_a_fetch_that_fails_leaves_nothing_that_looks_like_a_model(registry, tmp
         ("models:/toy@champion/1", "no address"),
         ("models:/toy/latest", "no address"),
         ("models:/../toy/1", "no address"),
+        ("models:/../1", "no address"),
+        ("models:/..@champion", "no address"),
     ],
 )
 def test_an_address_that_leads_nowhere_is_told(registry, tmp_path, address, message):

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from hashlib import sha256
 
 import pytest
 import torch
@@ -34,8 +35,8 @@ def registry_ports(tmp_path, tmp_path_factory):
 def champion(registry_ports, trained_folder, tmp_path):
     """Registered with figures from other data."""
     weights = (trained_folder / "best" / "model.safetensors").read_bytes()
-    export = write_export(tmp_path / "export", digest="7" * 64, weights=weights)
-    found = ModelVersion("toy", "", (), {"fd_pixels": 50.0}, {"reference": "old"}, "7" * 64)
+    export = write_export(tmp_path / "export", digest=sha256(weights).hexdigest(), weights=weights)
+    found = ModelVersion("toy", "", (), {"fd_pixels": 50.0}, {"reference": "old"}, sha256(weights).hexdigest())
     version = registry_ports.registry.register(found, export, run_id="")
     registry_ports.registry.promote(version, instead_of=None, reason="It is the first.")
     return version
@@ -84,8 +85,9 @@ def test_a_champion_that_was_registered_by_hand_keeps_its_figures(settings, regi
 
 
 def test_a_champion_of_another_network_keeps_its_figures(settings, registry_ports, tmp_path, dataset):
-    export = write_export(tmp_path / "export", digest="7" * 64, weights=save({"other.weight": torch.zeros(1)}))
-    found = ModelVersion("toy", "", (), {"fd_pixels": 50.0}, {"reference": "old"}, "7" * 64)
+    weights = save({"other.weight": torch.zeros(1)})
+    export = write_export(tmp_path / "export", digest=sha256(weights).hexdigest(), weights=weights)
+    found = ModelVersion("toy", "", (), {"fd_pixels": 50.0}, {"reference": "old"}, sha256(weights).hexdigest())
     version = registry_ports.registry.register(found, export, run_id="")
     registry_ports.registry.promote(version, instead_of=None, reason="It is the first.")
     assert "keeps its figures" in rejudge(settings, name="toy", dataset=dataset, ports=registry_ports)

@@ -18,7 +18,7 @@ from limner.adapters.mlflow_server import MlflowServer, environment, first_line,
 from limner.adapters.mlflow_versions import DATASET, DIGEST, as_version, figure_tags, refuse_changed, store
 from limner.errors import LimnerError, suggest
 from limner.ports import ModelVersion, Movement
-from limner.promotion import ALIAS, CHALLENGER, UNKNOWN, champion_before, refuse_other_champion
+from limner.promotion import ALIAS, CHALLENGER, UNKNOWN, champion_before, refuse_later_movement, refuse_other_champion
 
 CARD = "MODEL_CARD.md"
 ADDRESS = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<number>\d+))")
@@ -114,10 +114,18 @@ class MlflowRegistry:
             if str(aliases.get(CHALLENGER, "")) == version.number:
                 self.server.client.delete_registered_model_alias(version.name, CHALLENGER)
 
-    def promote(self, version: ModelVersion, *, instead_of: ModelVersion | None, reason: str) -> Movement | None:
+    def promote(
+        self,
+        version: ModelVersion,
+        *,
+        instead_of: ModelVersion | None,
+        reason: str,
+        seen: Sequence[Movement] | None = None,
+    ) -> Movement | None:
         """Move the alias `champion`, and write it down; None where this version is the champion already.
 
-        Raises LimnerError where the champion is no longer `instead_of`, and where somebody else is moving it.
+        Raises LimnerError where the champion is no longer `instead_of`, where there are later movements than those that
+        were `seen` when it was decided, and where somebody else is moving it.
         """
         expected, who, when = instead_of.number if instead_of else "", self._who, utc_now()
 
@@ -126,6 +134,8 @@ class MlflowRegistry:
             if now == version.number:
                 return None
             refuse_other_champion(version.name, history, expected)
+            if seen is not None:
+                refuse_later_movement(version.name, history, seen)
             return Movement("promotion", version.number, now, who, when, shortened(reason))
 
         with self._speaking(seconds=30, retries=1), self._knowing(version.name):
@@ -200,7 +210,7 @@ class MlflowRegistry:
         with http_patience(retries=retries, timeout_seconds=seconds):
             try:
                 yield
-            except (MlflowException, OSError) as error:
+            except _errors() as error:
                 raise self._refusal(error) if _says_forbidden(error) else self._unwell(error) from error
 
     def _unwell(self, error: Exception) -> LimnerError:
@@ -282,8 +292,18 @@ def _says_missing(error: MlflowException) -> bool:
     )
 
 
+def _errors() -> tuple[type[Exception], ...]:
+    """MLflow's, and those of an artifact store on S3, whose library is loaded only when something was raised."""
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    return (MlflowException, OSError, Boto3Error, BotoCoreError, ClientError)
+
+
 def _says_forbidden(error: Exception) -> bool:
     if isinstance(error, MlflowException):
         status: int = error.get_http_status_code()  # type: ignore[no-untyped-call]
-        return status in (401, 403, 405)
-    return False
+    else:
+        response = getattr(error, "response", None) or {}  # as a ClientError of botocore has it
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) if isinstance(response, dict) else 0
+    return status in (401, 403, 405)

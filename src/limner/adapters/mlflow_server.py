@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -18,6 +19,7 @@ from mlflow.exceptions import MlflowException
 from limner.errors import LimnerError
 
 SQLITE = "sqlite:///"
+CREDENTIALS = re.compile(r"://[^/@\s]+@")
 
 
 @dataclass(frozen=True)
@@ -106,8 +108,8 @@ def is_temporary(error: Exception) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, short enough for a log line."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
+    """What an error says, short enough for a log line, and without the password of an address."""
+    lines = CREDENTIALS.sub("://", str(error)).strip().splitlines() or [type(error).__name__]
     return lines[0] if len(lines[0]) <= 200 else lines[0][:200] + " ..."
 
 

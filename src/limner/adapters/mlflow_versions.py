@@ -6,8 +6,9 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModelOutput, LoggedModelStatus, Metric
@@ -23,6 +24,7 @@ from limner.ports import ModelVersion
 
 DIGEST, METRICS, PROTOCOL = "limner.export_digest", "limner.metrics", "limner.protocol"
 DATASET, COSTS, CONFIG_SHA256 = "limner.dataset_md5", "limner.costs", "limner.config_sha256"
+Value = TypeVar("Value")
 PYFUNC = "limner.parity.pyfunc"
 """How far MLflow's model is from the export, in grey levels of 255."""
 
@@ -87,28 +89,38 @@ def as_version(stored: StoredVersion) -> ModelVersion:
         name=stored.name,
         number=str(stored.version),
         aliases=tuple(stored.aliases),
-        metrics={key: float(value) for key, value in json.loads(tags.get(METRICS, "{}")).items()},
-        protocol={key: str(value) for key, value in json.loads(tags.get(PROTOCOL, "{}")).items()},
+        metrics=_read(tags.get(METRICS, "{}"), float),
+        protocol=_read(tags.get(PROTOCOL, "{}"), str),
         export_digest=tags.get(DIGEST, ""),
         dataset_md5=tags.get(DATASET, ""),
-        costs={key: float(value) for key, value in json.loads(tags.get(COSTS, "{}")).items()},
+        costs=_read(tags.get(COSTS, "{}"), float),
     )
+
+
+def _read(text: str, kind: Callable[[Any], Value]) -> dict[str, Value]:
+    """What a tag tells; one that somebody has damaged tells nothing."""
+    try:
+        return {key: kind(value) for key, value in json.loads(text).items()}
+    except (ValueError, TypeError, AttributeError):
+        return {}
 
 
 def refuse_changed(export: Path, address: str, stored: StoredVersion) -> None:
     """Raises LimnerError where the files of a fetched version are not those that were registered; opens none of them.
 
-    One that was registered by an older Limner says of itself which files it has.
+    One that was registered by an older Limner says of itself which programs it has.
     """
-    from limner.exported import open_config  # brings PyTorch
+    from limner.exported import WEIGHTS, open_config  # brings PyTorch
 
-    registered, found = stored.tags.get(CONFIG_SHA256), file_sha256(export / "config.json")
-    if registered and found != registered:
-        raise LimnerError(
-            f"{address} was changed in the store since it was registered: it is not used.",
-            why=f"The SHA-256 of its config.json is {found}, and {registered} was registered.",
-            fix="Ask who keeps the store. Roll back to another version, or train and register the model again.",
-        )
+    for name, tag in (("config.json", CONFIG_SHA256), (WEIGHTS, DIGEST)):
+        registered = stored.tags.get(tag)
+        found = file_sha256(export / name) if (export / name).is_file() else "missing"
+        if registered and found != registered:
+            raise LimnerError(
+                f"{address} was changed in the store since it was registered: it is not used.",
+                why=f"The SHA-256 of its {name} is {found}, and {registered} was registered.",
+                fix="Ask who keeps the store. Roll back to another version, or train and register the model again.",
+            )
     open_config(export)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -90,9 +90,16 @@ class UntrackedRegistry:
     def dismiss(self, version: ModelVersion) -> None:
         """Move nothing."""
 
-    def promote(self, version: ModelVersion, *, instead_of: ModelVersion | None, reason: str) -> Movement | None:
+    def promote(
+        self,
+        version: ModelVersion,
+        *,
+        instead_of: ModelVersion | None,
+        reason: str,
+        seen: Sequence[Movement] | None = None,
+    ) -> Movement | None:
         """Move nothing."""
-        del version, instead_of, reason
+        del version, instead_of, reason, seen
         return None
 
     def roll_back(self, name: str, *, expected: str, reason: str) -> Movement:

@@ -14,7 +14,8 @@ from limner.ports import ModelRegistry, ModelVersion
 from limner.steps.output import replaced
 
 REGISTERED = "models:/"
-ADDRESS = re.compile(r"models:/+([^/@:]+)(?:@([^/@]+)|/(\d+))")
+ADDRESS = re.compile(r"models:/+(?!\.+[@/])([^/@:]+)(?:@([^/@]+)|/(\d+))")
+SHA256 = re.compile("[0-9a-f]{64}")
 EXPORTS = Path("exports")
 """Where `limner export` puts them, and where a mistyped one is looked for."""
 
@@ -36,6 +37,12 @@ def find_export(model: str, *, registry: ModelRegistry | Callable[[], ModelRegis
     name, alias, number = address.groups()
     opened = registry() if callable(registry) else registry
     version = _version(opened, name, alias=alias, number=number)
+    if not SHA256.fullmatch(version.export_digest):  # it becomes part of a path
+        raise LimnerError(
+            f"{model} is no model that Limner has exported.",
+            why=f"The registry says {version.export_digest[:80]!r} of its weights, which is no SHA-256.",
+            fix="Name another version.",
+        )
     place = cache / "exports" / name / f"{version.number}-{version.export_digest[:16]}"
     if not (place / CONFIG).is_file():
         _fetch(opened, version, place)
@@ -43,7 +50,7 @@ def find_export(model: str, *, registry: ModelRegistry | Callable[[], ModelRegis
     if file_sha256(place / WEIGHTS) != version.export_digest:
         raise LimnerError(
             f"{model} does not have the weights that were registered.",
-            why=f"The registry says {version.export_digest or 'nothing'} of version {version.number}.",
+            why=f"The registry says {version.export_digest} of version {version.number}.",
             fix=f"Delete {place} to fetch it once more; if that does not help, promote the model again.",
         )
     return place

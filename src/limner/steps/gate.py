@@ -19,7 +19,9 @@ def gate(settings: ModelSettings[MethodSettings], *, name: str, evaluation: Path
     registered_name = settings.promote.registered_name or name
     candidate = judged_model(registered_name, evaluation, digest=read_lineage(evaluation).get("export_digest", ""))
     policy = settings.promote.model_copy(update={"budgets": {}})
-    return decide(candidate, ports.registry.champion(registered_name), policy)
+    known = registered_name in ports.registry.names()
+    history = ports.registry.history(registered_name) if known else ()
+    return decide(candidate, ports.registry.champion(registered_name), policy, history=history)
 
 
 def judged_model(registered_name: str, evaluation: Path, *, digest: str) -> ModelVersion:

@@ -85,13 +85,16 @@ def promote_by_hand(  # noqa: PLR0913 - what a person decides
     before = champion.number if champion else ""
     if version.number == before:
         return Moved(name, before, before, "promote", (f"Version {before} is the champion already.",), None)
-    decision = decide(version, champion, policy, history=registry.history(name))
+    history = registry.history(name)
+    decision = decide(version, champion, policy, history=history)
     if decision.verdict != "promote" and not force:
         raise _refusal(name, version, decision)
     movement = None
     if not dry_run:
         why = " ".join((reason.strip(), f"(The policy: {decision.verdict}.)")) if force else reason.strip()
-        movement = registry.promote(version, instead_of=champion, reason=why or " ".join(decision.reasons))
+        movement = registry.promote(
+            version, instead_of=champion, reason=why or " ".join(decision.reasons), seen=history
+        )
     return Moved(name, version.number, before, decision.verdict, decision.reasons, movement)
 
 

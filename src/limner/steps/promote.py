@@ -48,12 +48,17 @@ def promote(
     champion, history = ports.registry.champion(version.name), ports.registry.history(version.name)
     decision, movement = decide(version, champion, settings.promote, history=history), None
     is_champion = champion is not None and champion.number == version.number
+    # Registered twice at the same instant they are two versions.
+    same_weights = (
+        champion is not None and bool(version.export_digest) and champion.export_digest == version.export_digest
+    )
     if decision.verdict == "reject" or rolled_back(history, version.number):
         ports.registry.dismiss(version)
-    elif not is_champion:
+    elif not (is_champion or same_weights):
         ports.registry.challenge(version)
-    if decision.verdict == "promote":
-        movement = ports.registry.promote(version, instead_of=champion, reason=" ".join(decision.reasons))
+    if decision.verdict == "promote" and not same_weights:
+        reason = " ".join(decision.reasons)
+        movement = ports.registry.promote(version, instead_of=champion, reason=reason, seen=history)
     alias = _alias(version, ports) if version.number else ""
     with replaced(output) as folder:
         document = {

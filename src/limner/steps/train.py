@@ -81,7 +81,7 @@ def train(  # noqa: PLR0913 - it is where all of them meet
         if not distributed.is_first():
             return _assist(settings, packed, device=device, ports=ports, output=output)
         method = build(settings, training_shape(settings, packed), device)
-        settings = start_from(settings, method, ports=ports)
+        begun_from, settings = settings.train.init, start_from(settings, method, ports=ports)
         key = _key(settings, packed.digest)
         place = scratch / key
         _delete_finished(scratch, name=name, ports=ports)
@@ -106,6 +106,8 @@ def train(  # noqa: PLR0913 - it is where all of them meet
                     _collect(folder, settings, packed, run=run, place=place)
                     record = _record(settings, packed, name=name, dataset=dataset) | {"device": device.type}
                     record |= {"run_id": tracked.id, "images_seen": str(state.images), **ports.provenance}
+                    if begun_from:
+                        record |= {"init": begun_from, "init_digest": settings.train.init.removeprefix("sha256:")}
                     write_lineage(folder, record)
                 tracked.file(output / "lineage.json")
                 tracked.file(output / "journal.jsonl")
