@@ -5,8 +5,9 @@
 Each request asks for one picture of a seed and a class of its own; so many are under way at any time. The plain server
 is what a careful user writes (`benchmarks.plain_server`: the eager network in inference mode); the fastest of the ways
 to run it with Flask alone is the yardstick, and with gunicorn, a process for each core, it is measured beside them. All
-servers are up during the whole measurement, and take turns. What they answer is compared, afterwards, with the pictures
-of `limner.inference`. Without --model and --export it is a network of the size of digits-gan as initialised.
+servers are up during the whole measurement, and take turns; one that would take longer than --seconds for a round gets
+fewer requests. What they answer is compared, afterwards, with the pictures of `limner.inference`. Without --model and
+--export it is a network of the size of digits-gan as initialised.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ from limner.trained import save_config, save_product
 
 ROOT = Path(__file__).parents[1]
 CLASSES = 10
+FEW = 40
+"""Requests of the first round, and of each for the slowest server."""
 START_SECONDS = 120
 TOLERANCE = 1
 """Grey levels between batches of different sizes."""
@@ -199,12 +202,15 @@ def measure(addresses: Mapping[str, str], exported: Path, options: argparse.Name
     rows = []
     for output in ("png", "array"):
         found: dict[str, list[Asked]] = {name: [] for name in addresses}
+        sizes = dict.fromkeys(addresses, min(FEW, options.requests))
         for number in range(options.rounds + 1):
             for name, address in addresses.items():
-                few = max(1, options.requests // 5) if number == 0 else options.requests  # the first round warms up
-                asked = asyncio.run(ask(address, requests=few, at_once=options.at_once, output=output))
+                asked = asyncio.run(ask(address, requests=sizes[name], at_once=options.at_once, output=output))
                 if number:
                     found[name].append(asked)
+                else:  # it has warmed up, and a slow server is asked less, so as not to take all the time
+                    fit = int(len(asked.answers) / asked.seconds * options.seconds)
+                    sizes[name] = min(options.requests, max(FEW, fit))
         rates = {name: [len(asked.answers) / asked.seconds for asked in each] for name, each in found.items()}
         plain = max((name for name in rates if name.startswith("plain")), key=lambda name: median(rates[name]))
         for name, each in found.items():
@@ -213,10 +219,11 @@ def measure(addresses: Mapping[str, str], exported: Path, options: argparse.Name
                 {
                     "server": name,
                     "output": output,
+                    "requests": sizes[name],
                     "requests_per_second": rates[name],
                     "p50_ms": latencies[9] * 1000,
                     "p95_ms": latencies[18] * 1000,
-                    "lost": sum(options.requests - len(asked.answers) for asked in each),
+                    "lost": sum(sizes[name] - len(asked.answers) for asked in each),
                     "right": None
                     if name not in ("limner", "mlflow")
                     else all(right(a, expected, output) for a in each),
@@ -252,7 +259,6 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     result = {
         "machine": describe_machine(),
         "model": str(options.export or f"as initialised, width {options.width}, {options.size}x{options.size}"),
-        "requests": options.requests,
         "at_once": options.at_once,
         "rows": rows,
     }
@@ -267,9 +273,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 def _print(result: Mapping[str, Any]) -> None:
     for row in result["rows"]:
         said = "" if row["right"] is None else ", all right" if row["right"] else ", WRONG PICTURES"
-        rate = median(row["requests_per_second"])
+        rate, mark = median(row["requests_per_second"]), "*" if row["yardstick"] else " "
         print(
-            f"{row['output']:5}  {row['server']:29} {rate:7.1f}/s  {row['over_plain']:5.2f}x"
+            f"{row['output']:5}  {row['server']:29} {rate:7.1f}/s  {row['over_plain']:5.2f}x{mark}"
             f"  p50 {row['p50_ms']:6.0f} ms  p95 {row['p95_ms']:6.0f} ms  {row['lost']} lost{said}"
         )
 
@@ -279,9 +285,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="write all numbers and the machine here")
     parser.add_argument("--model", type=Path, help="a trained generator of 10 classes, and ...")
     parser.add_argument("--export", type=Path, help="... its export")
-    parser.add_argument("--requests", type=int, default=1000, help="in a round (1000)")
+    parser.add_argument("--requests", type=int, default=400, help="in a round, at the most (400)")
+    parser.add_argument("--seconds", type=float, default=10, help="that a round should take at the most (10)")
     parser.add_argument("--at-once", type=int, default=200, help="requests under way at any time (200)")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of all servers (3)")
+    parser.add_argument("--rounds", type=int, default=2, help="turns of all servers (2)")
     parser.add_argument("--width", type=int, default=32, help="of the network as initialised (32)")
     parser.add_argument("--size", type=int, default=32, help="of its pictures (32)")
     parser.add_argument("--servers", nargs="+", help="only these, by name")

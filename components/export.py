@@ -27,7 +27,8 @@ def export(
     from pathlib import Path
 
     from limner.adapters import connect
-    from limner.card import CARD, inline_card
+    from limner.card import inline_card
+    from limner.card_files import CARD
     from limner.steps import catalog_from_json
     from limner.steps.export import export as step
 

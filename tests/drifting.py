@@ -13,17 +13,10 @@ def write_export(folder, packed, *, judged_by=None):
     """What `drift` reads of an export: the weights' place, the features and the hashes of both."""
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(b"weights")
-    (folder / "config.json").write_text(json.dumps({"task": "pictures", "files": {}}))
-    return add_reference(folder, packed, judged_by=judged_by)
-
-
-def add_reference(folder, packed, *, judged_by=None):
-    """An export with the features of its training pictures."""
     write_reference(folder / FILE_NAME, packed, judged_by=judged_by)
-    config = json.loads((folder / "config.json").read_text())
-    for name in ("model.safetensors", FILE_NAME):
-        config["files"][name] = file_sha256(folder / name)
-    (folder / "config.json").write_text(json.dumps(config))
+    names = ("model.safetensors", FILE_NAME)
+    files = {name: file_sha256(folder / name) for name in names}
+    (folder / "config.json").write_text(json.dumps({"task": "pictures", "files": files}))
     return folder
 
 

@@ -111,6 +111,14 @@ def test_a_request_that_cannot_be_computed_fails_alone(gate):
     batcher.close()
 
 
+def test_too_few_answers_fail_the_batch_and_it_goes_on():
+    batcher = Batcher(lambda batch: [] if batch == [0] else squares(batch), size=1, wait_seconds=0, capacity=10)
+    with pytest.raises(RuntimeError, match="1 requests were answered with 0 answers"):
+        batcher.submit(0).result(10)
+    assert batcher.submit(3).result(10) == 9
+    batcher.close()
+
+
 def test_it_goes_on_after_the_worst_error():
     def compute(batch):
         raise SystemExit(3) if batch == [0] else ValueError("no")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from limner import curves
 from limner.curves import COLOURS, DARK_INK, LIGHT_INK, events_of, plots_of, training_png
 from tests.test_report import contrast
 
@@ -74,6 +75,33 @@ def test_the_training_curve_is_a_picture_on_white_of_losses_and_judgements():
     assert (image[0] == 255).all()
     assert image.shape[0] > np.asarray(Image.open(io.BytesIO(training_png(JOURNAL[:1])))).shape[0]
     assert training_png([{"images": 1, "step": 1, "metrics": {"memory_gib": 1.0}}]) is None
+
+
+def figure_lines(*moments):
+    """What a plot draws of a figure that has these thousands of images, beside one that has all up to 100."""
+    import matplotlib.axes
+
+    drawn = {}
+
+    class Axes(matplotlib.axes.Axes):
+        def plot(self, *values, label="", **options):
+            drawn[label] = (list(values[0]), options["marker"])
+            return super().plot(*values, label=label, **options)
+
+    lines = [{"images": place * 1000, "metrics": {"overfitting/r_t": 1.0}} for place in range(100)]
+    lines += [{"images": place * 1000, "metrics": {"overfitting/r_v": 1.0}} for place in moments]
+    (plot,) = plots_of(lines)
+    figure = matplotlib.figure.Figure()
+    curves._draw(figure.add_subplot(axes_class=Axes), plot)
+    assert drawn["r_t"] == (list(range(100)), "")
+    return drawn["r_v"]
+
+
+def test_no_line_is_drawn_where_nothing_was_measured():
+    places, marker = figure_lines(*range(1, 30), 60, 61)
+    assert marker == "o", "a point that stands alone has no line"
+    assert places == [*range(1, 30), 60, 60, 61]
+    assert figure_lines(*range(0, 100, 10)) == (list(range(0, 100, 10)), "o"), "far apart, but evenly"
 
 
 def test_lines_and_letters_stand_out_on_both_papers():

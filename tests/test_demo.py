@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +27,7 @@ from PIL import Image
 from limner.adapters.untracked import UntrackedRegistry, UntrackedTracker
 from limner.errors import LimnerError
 from limner.inference import open_generator, open_translator
-from limner.lineage import file_sha256, write_lineage
+from limner.lineage import file_sha256, read_lineage, write_lineage
 from limner.methods import load_method
 from limner.picture_files import PictureFile
 from limner.ports import Ports
@@ -106,7 +107,9 @@ def demo(uploads, monkeypatch):
 
 @pytest.fixture
 def serve(demo):
-    return lambda folder: demo.published(demo.build_page(folder), host="127.0.0.1", port=free_port())
+    from limner.demo_server import published
+
+    return lambda folder: published(demo.build_page(folder), host="127.0.0.1", port=free_port())
 
 
 def free_port():
@@ -195,7 +198,7 @@ def texts(page):
 
 def test_the_page_says_what_the_model_is(demo, generator, tmp_path):
     folder = shutil.copytree(generator, tmp_path / "export")
-    (folder / "MODEL_CARD.md").write_text('---\nlicense: other\nlicense_name: "<CC0>"\ntags: [a]\n---\nlicense: no\n')
+    write_lineage(folder, {**read_lineage(folder), "dataset_licence": "<CC0>"})
     said = texts(demo.build_page(folder))
     assert "<h1>toy</h1>" in said
     assert "16 x 16 pixels, grey" in said
@@ -204,7 +207,7 @@ def test_the_page_says_what_the_model_is(demo, generator, tmp_path):
     assert open_generator(folder).digest in said
 
 
-def test_without_a_card_the_page_says_nothing_of_a_licence(demo, generator):
+def test_where_nobody_knows_the_datas_licence_the_page_says_nothing_of_it(demo, generator):
     assert "Licence" not in texts(demo.build_page(generator))
 
 
@@ -234,19 +237,38 @@ def test_every_task_has_a_page(demo):
 # -- the server -------------------------------------------------------------------------------------------------------
 
 
-def ask(address, function, data):
-    """What the server answers to somebody who does without the page."""
-    wish = json.dumps({"data": data, "fn_index": function, "session_hash": "someone"}).encode()
-    request = urllib.request.Request(
-        f"{address}gradio_api/queue/join", data=wish, headers={"Content-Type": "application/json"}
-    )
-    urllib.request.urlopen(request, timeout=30).close()
-    with urllib.request.urlopen(f"{address}gradio_api/queue/data?session_hash=someone", timeout=30) as answers:
-        for line in answers:
-            message = json.loads(line.removeprefix(b"data:")) if line.startswith(b"data:") else {}
-            if message.get("msg") == "process_completed":
-                return message
-    raise AssertionError("no answer")
+class Stranger:
+    """Somebody who does without the page."""
+
+    def __init__(self, address, function):
+        self.address, self.function = address, function
+
+    def post(self, path, wish):
+        """The status."""
+        content = wish if isinstance(wish, bytes) else json.dumps(wish).encode()
+        request = urllib.request.Request(
+            f"{self.address}gradio_api/{path}", data=content, headers={"Content-Type": "application/json"}
+        )
+        return self.status(request)
+
+    def status(self, request):
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return answer.status
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code
+
+    def ask(self, *data):
+        """What the server answers to a wish with these inputs."""
+        assert self.post("queue/join", {"data": data, "fn_index": self.function, "session_hash": "someone"}) == 200
+        path = f"{self.address}gradio_api/queue/data?session_hash=someone"
+        with urllib.request.urlopen(path, timeout=30) as answers:
+            for line in answers:
+                message = json.loads(line.removeprefix(b"data:")) if line.startswith(b"data:") else {}
+                if message.get("msg") == "process_completed":
+                    return message
+        raise AssertionError("no answer")
 
 
 @pytest.fixture
@@ -255,39 +277,93 @@ def served(demo):
 
     @contextmanager
     def start(folder):
+        from limner.demo_server import published
+
         page = demo.build_page(folder)
         function = next(place for place, answer in page.fns.items() if answer.name in ("generate", "stylize"))
-        with demo.published(page, host="127.0.0.1", port=free_port()) as address:
-            yield lambda *data: ask(address, function, data)
+        with published(page, host="127.0.0.1", port=free_port()) as address:
+            yield Stranger(address, function)
 
     return start
 
 
-def test_who_does_without_the_page_meets_the_same_limits(served, generator):
-    with served(generator) as request:
-        assert request(7, 3, -1, False, 1)["success"]
-        for bad in ((7, 65, -1, False, 1), (-7, 3, -1, False, 1), (7, 3, 9, False, 1), (7, 3, -1, True, 0)):
-            answer = request(*bad)
+def test_who_does_without_the_page_meets_the_same_limits_and_leaves_no_trace_in_the_log(served, generator, capfd):
+    bad = [
+        ((7, 65, -1, False, 1), "64"),
+        ((-7, 3, -1, False, 1), "0"),
+        ((7, 3, 9, False, 1), "9"),
+        ((7, 3, -1, True, 0), "0.1"),
+        (("a", 3, -1, False, 1), "cannot use this request"),
+        ((None, 3, -1, False, 1), "cannot use this request"),
+        ((7, float("nan"), -1, False, 1), "not a number"),
+        ((7, 3), "cannot use this request"),
+        (
+            ({"path": "https://example.com/big.bin", "meta": {"_type": "gradio.FileData"}}, 3, -1, False, 1),
+            "no address",
+        ),
+    ]
+    with served(generator) as stranger:
+        assert stranger.ask(7, 3, -1, False, 1)["success"]
+        capfd.readouterr()
+        for wish, words in bad:
+            answer = stranger.ask(*wish)
             assert not answer["success"]
-            assert answer["output"]["error"]
+            assert words in answer["output"]["error"]
+        for body in (b"{", b"[]", {"data": [], "fn_index": 99, "session_hash": "x"}, {"data": 1, "fn_index": 0}):
+            assert 400 <= stranger.post("queue/join", body) < 500
+        said = capfd.readouterr()
+    assert not said.out + said.err
 
 
-def test_nobody_reads_files_of_the_server_as_their_picture(served, translator, tmp_path):
+@pytest.fixture
+def fetched(monkeypatch):
+    """The addresses that Gradio would have fetched."""
+    import gradio.processing_utils
+    import gradio.routes
+
+    addresses = []
+
+    async def fetch(address, *args, **kwargs):
+        addresses.append(address)
+        raise OSError("There is no internet here.")
+
+    monkeypatch.setattr(gradio.processing_utils, "async_ssrf_protected_download", fetch)
+    monkeypatch.setattr(gradio.routes, "secure_url_stream_response", fetch)
+    return addresses
+
+
+def test_nobody_makes_the_server_read_its_files_or_fetch_an_address(served, translator, tmp_path, fetched):
     (tmp_path / "secret.png").write_bytes(png(colourful(8, 8)))
-    with served(translator) as request:
-        answer = request({"path": str(tmp_path / "secret.png"), "meta": {"_type": "gradio.FileData"}}, 1, 0)
-    assert not answer["success"]
+    addresses = ("https://example.com/big.bin", "http://example.com/big.bin", "HTTPS://example.com/big.bin")
+
+    def picture(path):
+        return {"path": str(path), "meta": {"_type": "gradio.FileData"}}
+
+    with served(translator) as stranger:
+        assert not stranger.ask(picture(tmp_path / "secret.png"), 1, 0)["success"]
+        for address in addresses:
+            for wish in ((picture(address), 1, 0), ([picture(address)], 1, 0), (picture("a.png"), picture(address), 0)):
+                answer = stranger.ask(*wish)
+                assert "no address is fetched" in answer["output"]["error"]
+            for path in (f"file={address}", f"file={address.replace(':', '%3A')}", f"proxy={address}"):
+                assert stranger.status(f"{stranger.address}gradio_api/{path}") == 404
+        for path in ("run/stylize", "api/stylize", "call/stylize", "call/v2/stylize", "component_server"):
+            assert stranger.post(path, {"data": [picture(addresses[0]), 1, 0]}) == 404
+        assert stranger.status(f"{stranger.address}gradio_api/file={tmp_path / 'secret.png'}") == 403
+    assert not fetched
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Gradio leaves open what it tried with
 def test_a_port_that_is_taken_is_a_clear_error(demo, generator):
+    from limner.demo_server import published
+
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         with (
             pytest.raises(LimnerError, match="Name another port"),
-            demo.published(demo.build_page(generator), host="127.0.0.1", port=port),
+            published(demo.build_page(generator), host="127.0.0.1", port=port),
         ):
             pass
     gc.collect()
@@ -394,6 +470,10 @@ class Visitor:
         with Image.open(io.BytesIO(self.page.request.get(self.sources(place)[0]).body())) as picture:
             return np.asarray(picture)
 
+    def alternatives(self, place):
+        """What a screen reader says of the pictures there."""
+        return self.page.evaluate("place => [...document.querySelectorAll(place + ' img')].map(i => i.alt)", place)
+
     def sources(self, place):
         return self.page.evaluate("place => [...document.querySelectorAll(place + ' img')].map(i => i.src)", place)
 
@@ -409,6 +489,23 @@ class Visitor:
                 self.page.screenshot(path=self.screenshots / f"demo-{name}-{word}-{scheme}.png", full_page=True)
 
 
+def test_a_visitor_generates_and_stylizes(visit, generator, translator, tmp_path):
+    visitor = visit(generator)
+    visitor.set("Seed", 7)
+    painted = visitor.changes(".pictures", lambda: visitor.press("Generate"))
+    assert np.array_equal(painted, open_generator(generator).generate(1, seed=7)[0, ..., 0])
+    words = [f"seed 7, picture {place}, class {CLASSES[place % 3]}" for place in range(16)]
+    assert visitor.alternatives(".pictures .thumbnail-item") == words
+
+    visitor, pixels = visit(translator), colourful(23, 37)
+    (tmp_path / "mine.png").write_bytes(png(pixels))
+    result = visitor.changes(".after", lambda: visitor.page.set_input_files("input[type=file]", tmp_path / "mine.png"))
+    assert np.array_equal(result, open_translator(translator).stylize(pixels))
+    assert visitor.alternatives(".before") == ["Your picture"]
+    assert visitor.alternatives(".after") == ["Your picture in the style of toy"]
+
+
+@pytest.mark.slow
 def test_a_visitor_generates_by_seed_truncation_and_class(visit, generator):
     visitor, model = visit(generator), open_generator(generator)
     truncation = visitor.page.get_by_label("Truncation", exact=True)
@@ -441,9 +538,13 @@ def test_a_visitor_generates_by_seed_truncation_and_class(visit, generator):
     visitor.set("How many", 3)
     generate()
     visitor.page.locator(".pictures .thumbnail-item").nth(3).wait_for(state="detached")
-    assert visitor.page.locator(".pictures .thumbnail-item").count() == 3
+    words = [f"seed 7, picture {place}, class dot" for place in range(3)]
+    assert visitor.alternatives(".pictures .thumbnail-item") == words
+    visitor.page.locator(".pictures .thumbnail-item").nth(1).click()
+    assert words[1] in visitor.alternatives(".pictures .preview")
 
 
+@pytest.mark.slow
 def test_a_visitor_stylizes_a_picture_and_is_told_what_is_wrong_with_another(visit, translator, tmp_path):
     visitor, pixels = visit(translator), colourful(23, 37)
     there, back = open_translator(translator), open_translator(translator, reverse=True)

@@ -9,7 +9,7 @@ import torch
 
 from limner import evaluation, reference
 from limner.errors import LimnerError
-from limner.evaluation import QuickJudge, evaluate_pictures, write_metrics
+from limner.evaluation import QuickJudge, evaluate_pictures, share_figures, write_metrics
 from limner.features import inception_2015
 from limner.features.pixels import Pixels
 from limner.frechet import Moments, frechet_distance
@@ -19,6 +19,7 @@ from tests.packed import pack, quiet_ports
 
 CPU = torch.device("cpu")
 SHARES = ("precision", "recall", "density", "coverage")
+READINGS = ("sure_share", "sure_share_real", "label_agreement", "label_agreement_real", "copy_share", "copy_share_real")
 CLASSES = ("lying", "standing", "slanted")
 SIZE = 16
 
@@ -93,9 +94,8 @@ def test_pictures_as_good_as_real_ones_score_like_held_out_ones(good):
         *("fd_classifier", "fd_classifier_se", "fd_classifier_infinity", "kd_classifier", "kd_classifier_se"),
         *(f"{share}_classifier{ending}" for share in SHARES for ending in ("", "_se")),
         "perceptual_diversity_classifier",
-        *("sure_share", "sure_share_real", "sure_share_ratio", "class_entropy"),
-        *("label_agreement", "label_agreement_real", "within_class_diversity"),
-        *("copy_share", "copy_share_real", "novelty"),
+        *(f"{share}{ending}" for share in READINGS for ending in ("", "_se")),
+        *("sure_share_ratio", "class_entropy", "within_class_diversity", "novelty"),
     }
     assert metrics["sure_share_ratio"] == pytest.approx(1, abs=0.1)
     assert metrics["class_entropy"] > 0.99
@@ -111,6 +111,15 @@ def test_pictures_as_good_as_real_ones_score_like_held_out_ones(good):
     assert metrics["copy_share"] == metrics["copy_share_real"] == 0
     assert metrics["novelty"] == pytest.approx(1, abs=0.1)
     assert abs(metrics["kd_classifier"]) < 0.5
+
+
+def test_the_error_of_a_share_is_binomial():
+    """Of 100 with p = 0.2 the standard error is sqrt(0.2 * 0.8 / 100) = 0.04; it is that of the draws' spread."""
+    rng = torch.Generator().manual_seed(0)
+    found = share_figures("copies", torch.arange(100) < 20)
+    assert found == pytest.approx({"copies": 0.2, "copies_se": 0.04})
+    shares = (torch.rand(4000, 100, generator=rng) < 0.2).double().mean(1)
+    assert float(shares.std()) == pytest.approx(found["copies_se"], rel=0.05)
 
 
 def test_a_generator_that_knows_one_picture_a_class_is_found_out(stand, good):

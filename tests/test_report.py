@@ -147,7 +147,7 @@ def test_every_metric_stands_in_the_table_with_its_meaning():
     rows = page().rows
     assert ["metric", "best", "last", "better", "what it says"] in rows
     assert ["fd_classifier", "1.25", "3.5", "lower", MEANINGS["fd_"][1]] in rows
-    assert ["copy_share", "0.0125", "", "lower", MEANINGS["copy_share"][1]] in rows
+    assert ["copy_share", "25 of 2,000", "", "lower", MEANINGS["copy_share"][1]] in rows
     assert ["novelty", "", "0.9", "near 1", MEANINGS["novelty"][1]] in rows
 
 
@@ -162,7 +162,7 @@ def test_the_most_important_figures_of_the_chosen_moment_stand_at_the_top():
     text = page().text
     top = text[: text.index("Pictures")]
     assert "1.25" in top
-    assert "1.25%" in top  # copies
+    assert "25 of 2,000" in top  # copies
     assert "3.5" not in top
     other = page(chosen="last").text
     assert "3.5" in other[: other.index("Pictures")]
@@ -173,7 +173,7 @@ def test_an_error_stands_behind_its_figure_and_never_in_its_place():
     found = page(metrics={"best": figures})
     assert "12.5" in found.text[: found.text.index("Pictures")]
     assert "0.31" not in found.text[: found.text.index("Pictures")]
-    assert ["fd_classifier", "12.5 ± 0.31", "lower", MEANINGS["fd_"][1]] in found.rows
+    assert ["fd_classifier", "12.50 ± 0.31", "lower", MEANINGS["fd_"][1]] in found.rows
 
 
 def test_a_translation_has_its_own_headlines_yardsticks_and_safeguards():
@@ -255,7 +255,7 @@ THEIRS = {"fd_classifier": 2.0, "fd_classifier_se": 0.1, "sure_share": 0.9, "div
 
 
 def verdicts(mine=MINE, theirs=THEIRS, **changes):
-    return {row.name: row.verdict for row in compared(mine, Rival("version 3", theirs, **changes))}
+    return {row.name: row.verdict for row in compared(mine, Rival("version 3", theirs, **changes), {})}
 
 
 def test_figures_stand_beside_the_champions_with_their_errors_and_who_is_better():
@@ -264,10 +264,10 @@ def test_figures_stand_beside_the_champions_with_their_errors_and_who_is_better(
     assert "The champion is version 3 of digits-gan." in found.text
     assert [
         "fd_classifier",
-        "1 \N{PLUS-MINUS SIGN} 0.1",
-        "2 \N{PLUS-MINUS SIGN} 0.1",
-        "lower",
         "this model",
+        "1.00 \N{PLUS-MINUS SIGN} 0.10",
+        "2.00 \N{PLUS-MINUS SIGN} 0.10",
+        "lower",
     ] in found.rows
     assert "Bands of pictures." in found.images
 
@@ -275,18 +275,24 @@ def test_figures_stand_beside_the_champions_with_their_errors_and_who_is_better(
 @pytest.mark.parametrize(
     ("name", "mine", "theirs", "verdict"),
     [
-        ("fd_classifier", 1.0, 2.0, "this model (errors unknown)"),
-        ("fd_classifier", 2.0, 1.0, "the champion (errors unknown)"),
-        ("sure_share", 0.9, 0.8, "this model (errors unknown)"),
-        ("sure_share", 0.8, 0.9, "the champion (errors unknown)"),
-        ("diversity", 0.9, 1.2, "this model (errors unknown)"),
-        ("diversity", 0.7, 1.2, "the champion (errors unknown)"),
+        ("fd_classifier", 1.0, 2.0, "this model"),
+        ("fd_classifier", 2.0, 1.0, "the champion"),
+        ("sure_share", 0.9, 0.8, "this model"),
+        ("sure_share", 0.8, 0.9, "the champion"),
+        ("diversity", 0.9, 1.2, "this model"),
+        ("diversity", 0.7, 1.2, "the champion"),
         ("sure_share", 0.9, 0.9, "no clear difference"),
         ("sure_share", 0.9, float("nan"), ""),
     ],
 )
 def test_better_means_lower_or_higher_or_nearer_to_1_as_the_metric_has_it(name, mine, theirs, verdict):
-    assert verdicts({name: mine}, {name: theirs}) == {name: verdict}
+    sides = ({name: value, f"{name}_se": 0.001} for value in (mine, theirs))
+    assert verdicts(*sides) == {name: verdict}
+
+
+def test_nobody_is_better_where_an_error_is_unknown():
+    known, unknown = {"fid": 1.0, "fid_se": 0.1}, {"fid": 9.0}
+    assert verdicts(known, unknown) == verdicts(unknown, known) == {"fid": "errors unknown"}
 
 
 @pytest.mark.parametrize(("error", "verdict"), [(0.3, "this model"), (0.4, "no clear difference")])
@@ -294,6 +300,14 @@ def test_a_difference_counts_from_two_standard_errors_on(error, verdict):
     """The error of a difference of 1 is sqrt(2) times that of either side."""
     mine, theirs = ({"fid": value, "fid_se": error} for value in (1.0, 2.0))
     assert verdicts(mine, theirs) == {"fid": verdict}
+
+
+def test_the_champions_copies_are_counted_only_where_it_was_judged_alike():
+    figures = {"copy_share": 0.0005}
+    (alike,) = compared(figures, Rival("version 3", {"copy_share": 0.0}), {"samples": "2000"})
+    assert (alike.mine, alike.rivals) == ("1 of 2,000", "none of 2,000")
+    (unlike,) = compared(figures, Rival("v", {"copy_share": 0.0}, ["samples was 5, is 2000"]), {"samples": "2000"})
+    assert (unlike.mine, unlike.rivals) == ("1 of 2,000", "0")
 
 
 def test_what_has_no_better_and_what_one_of_both_lacks_is_not_compared():
@@ -308,7 +322,7 @@ def test_unlike_protocols_and_the_same_weights_have_no_winner_and_say_why():
     assert set(verdicts(unlike=unlike.unlike).values()) == {""}
     same = page(metrics={"best": MINE}, rival=Rival("version 3", MINE, same_weights=True))
     assert "It has the very same weights: it is this model." in same.text
-    assert "this model" not in {row[-1] for row in same.rows[1:]}
+    assert not any("this model" in row for row in same.rows if row[0] in MINE)
 
 
 def test_without_a_champion_it_says_why():

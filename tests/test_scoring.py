@@ -1,5 +1,6 @@
 import base64
 import io
+import json
 import struct
 import zlib
 from contextlib import suppress
@@ -12,7 +13,7 @@ from PIL import Image
 
 from limner.errors import LimnerError
 from limner.inference import Wish, open_model
-from limner.scoring import DEFAULTS, Limits, fulfil, read_order, write_answer
+from limner.scoring import DEFAULTS, Limits, fulfil, order_bytes, read_order, write_answer
 from tests.exports import export_generator
 from tests.translators import export_translator
 
@@ -197,12 +198,76 @@ def test_what_is_no_pictures_is_refused(translator, inputs, said):
 
 
 def test_pixels_are_counted_over_all_pictures(translator):
-    limits = Limits(pixels=2 * 12 * 8)
+    limits = Limits(pixels=2 * 16 * 16)  # as the model pads 12 x 8
     two = [encoded(picture()), picture().tolist()]
     assert read_order(translator, two, None, limits).count == 2
     for third in (encoded(picture(1, 1)), picture(1, 1).tolist()):
         with pytest.raises(LimnerError, match="Picture 2 of the inputs is too large"):
             read_order(translator, [*two, third], None, limits)
+
+
+def test_a_picture_counts_as_large_as_the_model_makes_it(translator):
+    assert translator.padded_size(1, 17) == (16, 18)
+    thin = encoded(picture(1, 17))
+    assert read_order(translator, [thin], None, Limits(pixels=16 * 18)).count == 1
+    with pytest.raises(LimnerError, match=r"It is 17x1, as the model takes it 18x16; .* 287 pixels together"):
+        read_order(translator, [thin], None, Limits(pixels=16 * 18 - 1))
+    with pytest.raises(LimnerError, match="It is 16777216x1; its longer side may be 16384"):
+        read_order(translator, [bomb(2**24, 1)], None, Limits())
+
+
+def test_arrays_may_have_fewer_pixels_than_files(generator, translator):
+    limits, large = Limits(array_pixels=12 * 8), picture(13, 8)
+    read_order(translator, [picture().tolist()], None, limits)
+    assert read_order(translator, [encoded(large)], {"output": "png"}, limits).count == 1
+    for inputs, output in (([large.tolist()], "png"), ([encoded(large)], "array")):
+        with pytest.raises(LimnerError, match=r"8x13; as arrays .* 96 pixels together(.|\n)*\"output\": \"png\""):
+            read_order(translator, inputs, {"output": output}, limits)
+    limits = Limits(array_pixels=2 * 16 * 16)
+    assert read_order(generator, [], {"count": 2}, limits).count == 2
+    assert read_order(generator, [], {"count": 3, "output": "png"}, limits).count == 3
+    with pytest.raises(LimnerError, match=r"768 pixels(.|\n)*\"output\": \"png\""):
+        read_order(generator, [], {"count": 3}, limits)
+
+
+def test_a_generator_larger_than_a_request_may_be_says_so(generator):
+    with pytest.raises(LimnerError, match=r"has 16x16 pixels(.|\n)*--max-pixels"):
+        read_order(generator, [], {}, Limits(pixels=255))
+
+
+class Full(LimnerError):
+    """There is no room."""
+
+
+def test_memory_is_asked_for_before_a_picture_is_decoded(generator, translator, monkeypatch):
+    asked = []
+    order = read_order(translator, [encoded(picture())] * 2, None, Limits(), reserve=asked.append)
+    assert len(asked) == 2
+    assert sum(asked) == order_bytes(translator, order)
+    order = read_order(generator, [], {"count": 3}, Limits(), reserve=asked.append)
+    assert asked[2:] == [order_bytes(generator, order)]
+    monkeypatch.setattr(Image.Image, "convert", lambda *_, **__: pytest.fail("decoded"))
+
+    def refuse(size):
+        raise Full(f"{size} bytes")
+
+    with pytest.raises(Full, match="bytes"):  # and not "Picture 0 cannot be used"
+        read_order(translator, [encoded(picture())], None, Limits(), reserve=refuse)
+
+
+def test_an_order_takes_at_least_its_sources_results_and_answer(generator, translator):
+    for model, inputs, params in (
+        (translator, [picture(16, 20)], {}),
+        (translator, [picture(1, 1)], {"output": "png"}),
+        (generator, [], {"count": 5}),
+        (generator, [], {"count": 5, "output": "png"}),
+    ):
+        order = read_order(model, inputs, params, Limits())
+        (results,) = fulfil(model, [order])
+        answer = write_answer(results, order.output)
+        written = len(json.dumps(answer if order.output == "png" else [each.tolist() for each in answer]))
+        raw = sum(each.nbytes for each in (*order.pictures, *results))
+        assert order_bytes(model, order) > raw + written - 100 * (order.output == "png")  # a PNG file's head
 
 
 def test_a_bomb_is_not_decoded(translator, monkeypatch):

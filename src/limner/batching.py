@@ -117,6 +117,8 @@ class Batcher(Generic[Asked, Answer]):
             return
         try:
             answers = self._compute([each.asked for each in batch])
+            if len(answers) != len(batch):
+                raise RuntimeError(f"{len(batch)} requests were answered with {len(answers)} answers")
         except BaseException as error:  # noqa: BLE001 - whoever waits has to hear of it, or would wait for ever
             if len(batch) == 1:
                 batch[0].future.set_exception(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
@@ -34,6 +35,8 @@ INK = "#010203"  # stands in a plot for the page's own, which is light or dark
 LIGHT_INK, DARK_INK = "#1b1b1f", "#ececf1"
 THEME = f"svg {{ color: {LIGHT_INK} }} @media (prefers-color-scheme: dark) {{ svg {{ color: {DARK_INK} }} }}"
 COLOURS = ("#2b7bba", "#d0632a", "#3f8f4f", "#9a62b8")  # at least 3:1 on white as on the dark paper
+GAP = 3.0
+"""Usual distances of two points from which on they are not joined."""
 STYLES = ("-", "--", "-.", ":")  # told apart without colours, too
 NUMBERS_APART = 0.045
 """Share of a plot's width that the numbers of two events keep from each other."""
@@ -159,10 +162,11 @@ _SENTENCES = {
 
 
 def _draw(axes: Axes, plot: Plot) -> None:
+    longest = max(len(rows) for rows in plot.series.values())
     for (name, rows), colour, style in zip(plot.series.items(), cycle(COLOURS), cycle(STYLES)):
         kimg, values = zip(*rows, strict=True)
-        marker = "o" if len(rows) < 20 else ""
-        axes.plot(kimg, values, style, label=name, color=colour, linewidth=1.6, marker=marker, markersize=4)
+        marker = "o" if len(rows) < max(20, longest / 2) else ""
+        axes.plot(*_broken(kimg, values), style, label=name, color=colour, linewidth=1.6, marker=marker, markersize=4)
     heights = [value for rows in plot.series.values() for _, value in rows]
     if min(heights) > 0 and max(heights) / min(heights) > 50:
         axes.set_yscale("log")
@@ -173,6 +177,18 @@ def _draw(axes: Axes, plot: Plot) -> None:
         axes.annotate(
             numbers, (place, 1.0), xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize=8, color=ink
         )
+
+
+def _broken(kimg: Sequence[float], values: Sequence[float]) -> tuple[list[float], list[float]]:
+    """The points, with a hole wherever several are lacking: no line is to be drawn where nothing was measured."""
+    usual = float(np.median(np.diff(kimg))) if len(kimg) > 2 else math.inf
+    points: list[tuple[float, float]] = []
+    for place, value in zip(kimg, values, strict=True):
+        if points and place - points[-1][0] > GAP * usual:
+            points.append((place, math.nan))
+        points.append((place, value))
+    places, heights = zip(*points, strict=True)
+    return list(places), list(heights)
 
 
 def _labels(events: Sequence[Event], left: float, right: float) -> Iterator[tuple[float, str]]:

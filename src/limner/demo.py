@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -18,44 +16,23 @@ import gradio as gr
 import numpy as np
 from numpy.typing import NDArray
 
+from limner.demo_server import MOST_WAITING, Page
 from limner.errors import LimnerError, suggest
 from limner.exported import BACK, WEIGHTS, read_config
-from limner.inference import StyleModel, open_generator, open_translator
+from limner.inference import GenerativeModel, StyleModel, open_generator, open_translator
+from limner.lineage import FILE_NAME as LINEAGE
+from limner.lineage import read_lineage
 from limner.picture_files import PictureFile, for_network, read_picture, with_result
 from limner.sources import Refused
-from limner.sources.decode import quiet_pillow
 
 LARGEST_SEED, MOST_PICTURES = 9_999, 64
 READ_MEGAPIXELS, WORK_MEGAPIXELS = 50.0, 2.0
 """A picture of more than the first is refused before it is decoded; one of more than the second is made smaller."""
-LARGEST_UPLOAD = 64 * 2**20
-"""Bytes."""
-KEPT_SECONDS, SWEEP_SECONDS = 3600, 300
-"""How long visitors' pictures lie on the disk at most, and how often those that are older are looked for."""
-MOST_WAITING = 32
-"""Visitors whose request waits for its turn; the model does one at a time."""
 SMALL = 128
 """Pictures with a side below it are magnified with their pixels as squares: it is what the model made."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-STYLE = """
-.gradio-container { width: 100% !important; max-width: 1100px !important; margin: 0 auto !important; }
-.facts dl { display: grid; grid-template-columns: max-content 1fr; gap: 0.25rem 1rem; }
-.facts dt { color: var(--body-text-color-subdued); }
-.facts dd { margin: 0; overflow-wrap: anywhere; }
-.pictures .grid-wrap { height: auto !important; max-height: none !important; }
-.pictures .grid-container { grid-template: none / repeat(auto-fill, minmax(min(124px, 22%), 1fr)) !important; }
-.pictures .grid-container { grid-auto-rows: auto !important; }
-.pictures .gallery-item, .pictures .thumbnail-item { width: 100%; height: auto; min-width: 0; min-height: 0; }
-.pictures .thumbnail-item { aspect-ratio: 1; }
-.picture .image-frame img { width: 100%; height: 100%; object-fit: contain; }
-.pictures .grid-container, .picture .image-frame { padding-top: 1.75rem; box-sizing: border-box; }
-.gradio-container input[type=range]::-webkit-slider-thumb { border: 2px solid var(--slider-color); }
-.gradio-container input[type=range]::-moz-range-thumb { border: 2px solid var(--slider-color); }
-.magnified img { image-rendering: pixelated; }
-"""
 
 
 def build_page(folder: Path) -> gr.Blocks:
@@ -64,11 +41,7 @@ def build_page(folder: Path) -> gr.Blocks:
     task = str(config.get("task"))
     if task not in PAGES:
         raise LimnerError(f"There is no page for a model of the task {task!r}.", fix=suggest(task, PAGES))
-    page: gr.Blocks = gr.Blocks(
-        title=f"{config.get('name')} · Limner",
-        analytics_enabled=False,
-        delete_cache=(SWEEP_SECONDS, KEPT_SECONDS),
-    )
+    page = Page(f"{config.get('name')} · Limner")
     with page:
         PAGES[task](folder, config)
         _facts(folder, config)
@@ -76,53 +49,21 @@ def build_page(folder: Path) -> gr.Blocks:
     return page
 
 
-@contextmanager
-def published(page: gr.Blocks, *, host: str, port: int) -> Iterator[str]:
-    """Inside it the page can be visited at the address that is given. Raises LimnerError where that is not to be had.
-
-    What visitors upload and receive lies in the folder that the environment names GRADIO_TEMP_DIR, until it is
-    KEPT_SECONDS old or the block ends.
-    """
-    with quiet_pillow():
-        try:
-            _, address, _ = page.launch(
-                server_name=host,
-                server_port=port,
-                share=False,
-                inbrowser=False,
-                prevent_thread_lock=True,
-                quiet=True,
-                footer_links=[],
-                run_history=False,
-                enable_monitoring=False,
-                ssr_mode=False,
-                max_file_size=LARGEST_UPLOAD,
-                theme=_theme(),
-                css=STYLE,
-            )
-        except OSError as error:
-            raise LimnerError(
-                f"The page cannot be put at {host}:{port}.", why=str(error), fix="Name another port with --port."
-            ) from error
-        try:
-            yield address
-        finally:
-            page.close(verbose=False)
-
-
 def generator_page(folder: Path, config: Mapping[str, Any]) -> None:
     """Pictures out of a seed: how many, of which class, how typical."""
     model = open_generator(folder)
     _title(config, "Makes pictures of its own. A seed says which: the same seed, the same pictures.")
 
-    def generate(seed: float, count: float, label: int, cut: bool, truncation: float) -> list[NDArray[np.uint8]]:  # noqa: FBT001
-        pictures = model.generate(
-            int(count),
-            seed=int(seed),
-            label=None if label < 0 else int(label),
-            truncation=truncation if cut else None,
-        )
-        return [shown(picture) for picture in pictures]
+    def generate(
+        seed: float,
+        count: float,
+        label: int,
+        cut: bool,  # noqa: FBT001
+        truncation: float,
+    ) -> list[tuple[NDArray[np.uint8], str]]:
+        chosen = None if label < 0 else int(label)
+        pictures = model.generate(int(count), seed=int(seed), label=chosen, truncation=truncation if cut else None)
+        return captioned(pictures, model, seed=int(seed), label=chosen)
 
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
@@ -153,7 +94,7 @@ def generator_page(folder: Path, config: Mapping[str, Any]) -> None:
             button = gr.Button("Generate", variant="primary")
         with gr.Column(scale=3, min_width=280):
             pictures = gr.Gallery(
-                [shown(picture) for picture in model.generate(16)],  # which warms the model up, too
+                captioned(model.generate(16), model, seed=0),  # which warms the model up, too
                 label="Pictures",
                 format="png",
                 columns=4,
@@ -162,7 +103,7 @@ def generator_page(folder: Path, config: Mapping[str, Any]) -> None:
                 buttons=["download", "download_all", "fullscreen"],
                 elem_classes=["pictures", *_magnified(config)],
             )
-    cut.change(lambda cut: gr.update(visible=cut), cut, truncation, queue=False, api_visibility="private")
+    cut.change(lambda cut: gr.update(visible=cut), cut, truncation, api_visibility="private")
     _answer(
         generate,
         [button.click, label.input, cut.input],
@@ -194,6 +135,7 @@ def translator_page(folder: Path, config: Mapping[str, Any]) -> None:
                 height=360,
                 buttons=["fullscreen"],
                 elem_classes=["picture", "before"],
+                alt_text="Your picture",
             )
             # Gradio would decode it, whatever its size and kind, and complain in words that are for programmers.
             source.preprocess = _path_of_upload  # type: ignore[method-assign]
@@ -210,6 +152,7 @@ def translator_page(folder: Path, config: Mapping[str, Any]) -> None:
                 height=360,
                 buttons=["download", "fullscreen"],
                 elem_classes=["picture", "after"],
+                alt_text=f"Your picture in the style of {config['name']}",
             )
             note = gr.Markdown()
     _answer(
@@ -272,6 +215,19 @@ def shown(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return picture[..., 0] if picture.shape[2] == 1 else picture
 
 
+def captioned(
+    pictures: NDArray[np.uint8], model: GenerativeModel, *, seed: int, label: int | None = None
+) -> list[tuple[NDArray[np.uint8], str]]:
+    """Pictures [N, H, W, C] with what says which they are, also to those who do not see them."""
+
+    def caption(place: int) -> str:
+        words = f"seed {seed}, picture {place}"  # as `limner generate` numbers its files
+        classes = model.classes
+        return f"{words}, class {classes[place % len(classes) if label is None else label]}" if classes else words
+
+    return [(shown(picture), caption(place)) for place, picture in enumerate(pictures)]
+
+
 def readable(answer: Callable[P, T]) -> Callable[P, T]:
     """The same function; what Limner has to say of a mistake, the visitor reads on the page."""
 
@@ -315,22 +271,11 @@ def _facts(folder: Path, config: Mapping[str, Any]) -> None:
     facts = {
         "Learned from": f"pictures of {image['width']} x {image['height']} pixels, {colours}",
         "Classes": ", ".join(map(str, config["classes"])),
-        "Licence of these": _licence(folder),
+        "Licence of these": read_lineage(folder).get("dataset_licence", "") if (folder / LINEAGE).is_file() else "",
         "Weights": f"SHA-256 {config['files'][WEIGHTS]}",
     }
     rows = "".join(f"<dt>{name}</dt><dd>{escape(str(fact))}</dd>" for name, fact in facts.items() if fact)
     gr.HTML(f"<h2>About this model</h2><dl>{rows}</dl>", elem_classes=["facts"])
-
-
-def _licence(folder: Path) -> str:
-    """Of what it learnt from, as the model card has it between the lines --- at its top; empty where there is none."""
-    try:
-        card = (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        return ""
-    top = re.match(r"---\n(.*?)\n---\n", card, re.DOTALL)
-    named = dict(re.findall(r"^(license|license_name): *(.+)$", top[1], re.MULTILINE)) if top else {}
-    return str(named.get("license_name") or named.get("license", "")).strip("\"' ")
 
 
 def _magnified(config: Mapping[str, Any]) -> list[str]:
@@ -339,21 +284,3 @@ def _magnified(config: Mapping[str, Any]) -> list[str]:
 
 def _path_of_upload(payload: Any) -> str | None:
     return str(payload.path) if payload else None
-
-
-def _theme() -> gr.themes.Base:
-    theme: gr.themes.Base = gr.themes.Default(
-        primary_hue="indigo",
-        secondary_hue="indigo",
-        neutral_hue="slate",
-        font=("system-ui", "sans-serif"),
-        font_mono=("ui-monospace", "monospace"),
-    )
-    return theme.set(  # Gradio's own grey on white has a contrast of 2.6 to 1
-        body_text_color_subdued="*neutral_600",
-        body_text_color_subdued_dark="*neutral_300",
-        block_info_text_color="*neutral_600",
-        block_info_text_color_dark="*neutral_300",
-        button_primary_background_fill="*primary_600",
-        button_primary_background_fill_hover="*primary_700",
-    )

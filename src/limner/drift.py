@@ -1,4 +1,4 @@
-"""Whether new pictures are what a model was trained on: a two-sample test, how much they differ, which lie furthest.
+"""Whether new pictures are what a model was trained on: a two-sample test, how much they differ, which lie outside.
 
 What is compared are features. Those of training pictures and of held-out ones lie beside an exported model, in
 `drift.safetensors`, so that the dataset is not needed. Shapes in names: N, M pictures; D features.
@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Generator, Tensor
+from torch import Tensor
 
 from limner.distribution import frechet_figures, frechet_name, kernel_name
 from limner.errors import LimnerError
@@ -35,6 +35,15 @@ from limner.packing import PackedDataset, Split
 from limner.randomness import generator
 from limner.reference import BATCH, selection
 from limner.settings import ImageSettings
+from limner.two_sample import (
+    SAME,
+    GaussianKernel,
+    TwoSampleTest,
+    held_out_discrepancy,
+    outlier_factors,
+    share_beyond_p_value,
+    two_sample_test,
+)
 
 FILE_NAME = "drift.safetensors"
 MOST_TRAIN, MOST_HELD_OUT = 3000, 1000
@@ -45,19 +54,13 @@ ENOUGH = 50
 """New pictures from which on "no drift" is said, and held-out pictures that a difference is measured by."""
 FEWEST = 10
 """Pictures of either side below which nothing is tested."""
-PERMUTATIONS, DRAWS = 999, 999
-BY_CHANCE = 0.95
-"""Share of draws of held-out pictures that differ less than what counts as a difference."""
-FAR = 0.99
-"""Share of held-out pictures that lie nearer to a training picture than what counts as far."""
+USUAL = 0.99
+"""Share of held-out pictures that lie closer to the training pictures than what counts as an outlier."""
+MANY = 2 * (1 - USUAL)
+"""Share of outliers above which pictures have drifted, if it is no chance."""
 
 _KEY, _SCHEMA = "limner", 1
-_AT_ONCE = 2**23
-"""Entries of the matrix of permutations that are held in memory at one time (64 MiB)."""
-_SAME = 1e-6
-"""Distance below which two features are those of the same picture."""
-
-Verdict = Literal["no drift", "drift", "too few pictures to say"]
+Verdict = Literal["no drift", "a small shift", "drift", "too few pictures to say"]
 
 
 # -- the training pictures --------------------------------------------------------------------------------------------
@@ -167,15 +170,6 @@ def _pictures(split: Split, places: NDArray[np.int64]) -> Tensor:
 # -- the judgement ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class TwoSampleTest:
-    """A two-sample test."""
-
-    discrepancy: float
-    """Unbiased squared MMD."""
-    p_value: float
-
-
 @dataclass(frozen=True, eq=False)
 class Judgement:
     """What is to be said of new pictures."""
@@ -190,35 +184,47 @@ class Judgement:
     """Kernel and Frechet distance to the training pictures, with standard errors."""
     held_out: Mapping[str, float]
     """The same of held-out pictures; of as many, where there are as many."""
-    distances: Tensor
-    """[N]: from the nearest training picture, over the median of held-out ones."""
-    far: float
-    """Beyond it lies one in a hundred of the held-out pictures."""
+    outliers: Outliers
     same: int
     """Pictures that are training pictures to the extractor."""
+
+
+@dataclass(frozen=True, eq=False)
+class Outliers:
+    """How far each new picture lies outside of the training pictures."""
+
+    factors: Tensor
+    """`outlier_factors` [N], over the median of held-out ones."""
+    limit: float
+    """Beyond it lies one in a hundred of the held-out pictures."""
+    share: float
+    """Of the new pictures that lie beyond it."""
+    p_value: float | None
+    """How often so many would, if they were like the held-out ones; None of fewer than FEWEST on a side."""
 
 
 def judge(new_ND: Tensor, reference: DriftReference, *, alpha: float = 0.05, seed: int = 0) -> Judgement:
     """Whether pictures with these features differ from the training pictures, beyond chance and beyond a trifle.
 
-    "drift" is said where the test's p-value is at most `alpha` and the discrepancy is larger than that of ENOUGH
-    held-out pictures drawn at random, but for 5 draws of 100: with enough pictures every difference is significant.
+    Two tests, each at half of `alpha`: whether they as a whole are another distribution, and whether too many single
+    ones lie outside, of which the whole shows next to nothing (the squared MMD is quadratic in their share). "drift" is
+    said where one of them finds something large: a discrepancy larger than that of ENOUGH held-out pictures drawn at
+    random, but for 5 draws of 100, or a share of outliers above MANY. With enough pictures every difference is found,
+    so what is not large is "a small shift".
     """
     train, held_out = (side.double() for side in (reference.train, reference.held_out))
     new = new_ND.double()
-    to_nearest, usual = (nearest(side, train, neighbours=1).distances[:, 0] for side in (new, held_out))
-    unit = float(usual.median()) if len(usual) else 0.0
-    unit = unit or 1.0
     test, effect, figures, of_held_out = None, None, {}, {}
     if min(len(new), len(train)) >= FEWEST and len(held_out) >= 4:
         kernel = GaussianKernel.for_training(train)
         test = two_sample_test(new, train, kernel=kernel, rng=generator(seed, "drift", "test"))
         effect = test.discrepancy / held_out_discrepancy(
-            held_out, train, kernel=kernel, rng=generator(seed, "drift", "held-out")
+            held_out, train, drawn=ENOUGH, kernel=kernel, rng=generator(seed, "drift", "held-out")
         )
         figures = _distances(new_ND, reference, seed)
         of_held_out = _distances(reference.held_out[selection(len(held_out), len(new))], reference, seed)
-    verdict, reasons = _verdict(len(new), test, effect, reference, alpha)
+    outliers = find_outliers(new, reference)
+    verdict, reasons = _verdict(len(new), (test, effect, outliers), reference, alpha / 2)
     return Judgement(
         verdict=verdict,
         reasons=reasons,
@@ -226,83 +232,24 @@ def judge(new_ND: Tensor, reference: DriftReference, *, alpha: float = 0.05, see
         effect=effect,
         figures=figures,
         held_out=of_held_out,
-        distances=to_nearest / unit,
-        far=float(usual.quantile(FAR)) / unit if len(usual) else math.inf,
-        same=int((to_nearest < _SAME).sum()),
+        outliers=outliers,
+        same=int((nearest(new, train, neighbours=1).distances < SAME).sum()) if len(train) else 0,
     )
 
 
-@dataclass(frozen=True)
-class GaussianKernel:
-    """exp(-|x - y|^2 / 2 s^2): it tells any two distributions apart, given enough pictures."""
-
-    bandwidth: float
-    """s"""
-
-    @classmethod
-    def for_training(cls, train_ND: Tensor) -> GaussianKernel:
-        """With the median distance of different training pictures as s: Gretton et al. 2012, section 8."""
-        some = train_ND[:1000].double()
-        distances = torch.pdist(some)
-        median = float(distances.median()) if len(distances) else 0.0
-        return cls(median or 1.0)  # of pictures that all look the same
-
-    def __call__(self, x_ND: Tensor, y_MD: Tensor) -> Tensor:
-        """Values [N, M] in [0, 1], float64."""
-        squares = torch.cdist(x_ND.double(), y_MD.double(), compute_mode="use_mm_for_euclid_dist").square()
-        return squares.div_(-2 * self.bandwidth**2).exp_()
-
-
-def two_sample_test(
-    a_ND: Tensor, b_MD: Tensor, *, kernel: GaussianKernel, rng: Generator, permutations: int = PERMUTATIONS
-) -> TwoSampleTest:
-    """Whether two samples are of one distribution, by the unbiased squared MMD and random exchanges of its pictures.
-
-    Gretton et al. 2012, JMLR 13:723-773: lemma 6, equation (3). The p-value counts the sample itself as one of the
-    exchanges, so that it is at most a share alpha of the time at most alpha where the distribution is one, whatever
-    that is. As a test for drift under features: Rabanser et al. 2019, arXiv:1810.11953.
-    """
-    pooled = torch.cat([a_ND, b_MD])
-    values = kernel(pooled, pooled)
-    values.fill_diagonal_(0.0)
-    count, total = len(a_ND), len(pooled)
-    found = []
-    rows = max(1, _AT_ONCE // total)
-    for start in range(0, permutations + 1, rows):
-        chosen = values.new_zeros(min(rows, permutations + 1 - start), total)
-        for row, one in enumerate(chosen, start):
-            one[torch.arange(count) if row == 0 else torch.randperm(total, generator=rng)[:count]] = 1
-        found.append(_squared_mmd(chosen, values))
-    discrepancies = torch.cat(found)
-    observed = float(discrepancies[0])
-    as_large = int((discrepancies[1:] >= observed - 1e-12).sum())
-    return TwoSampleTest(observed, (as_large + 1) / (permutations + 1))
-
-
-def held_out_discrepancy(held_out_MD: Tensor, train_ND: Tensor, *, kernel: GaussianKernel, rng: Generator) -> float:
-    """The squared MMD to training pictures that ENOUGH held-out ones, drawn at random, exceed in 5 of 100 draws.
-
-    Of half of them, where there are fewer than twice as many, so that draws differ.
-    """
-    count = min(ENOUGH, len(held_out_MD) // 2)
-    inside, across = kernel(held_out_MD, held_out_MD).fill_diagonal_(0.0), kernel(held_out_MD, train_ND).mean(1)
-    chosen = inside.new_zeros(DRAWS, len(held_out_MD))
-    for one in chosen:
-        one[torch.randperm(len(held_out_MD), generator=rng)[:count]] = 1
-    of_train = kernel(train_ND, train_ND).fill_diagonal_(0.0).sum() / (len(train_ND) * (len(train_ND) - 1))
-    of_drawn = (chosen @ inside * chosen).sum(1) / (count * (count - 1))
-    values = of_drawn + of_train - 2 * (chosen @ across) / count
-    return max(float(values.quantile(BY_CHANCE)), 1e-12)
-
-
-def _squared_mmd(chosen: Tensor, values: Tensor) -> Tensor:
-    """Of the pictures with a 1 in each row of `chosen` [R, T] from the others; `values` [T, T] with a diagonal of 0."""
-    count, total = chosen[0].sum(), len(values)
-    inside = (chosen @ values * chosen).sum(1)
-    across = chosen @ values.sum(1) - inside
-    outside = values.sum() - 2 * across - inside
-    rest = total - count
-    return inside / (count * (count - 1)) + outside / (rest * (rest - 1)) - 2 * across / (count * rest)
+def find_outliers(new_ND: Tensor, reference: DriftReference) -> Outliers:
+    """How far pictures lie outside of the training pictures, and whether more of them do than of held-out ones."""
+    factors, usual = (outlier_factors(side, reference.train) for side in (new_ND, reference.held_out))
+    if not len(usual):
+        return Outliers(factors, math.inf, 0.0, None)
+    rank = max(1, round((1 - USUAL) * len(usual)))
+    limit = float(usual.sort(descending=True).values[rank - 1])
+    beyond = int((factors > limit).sum())
+    p_value = None
+    if min(len(factors), len(usual), len(reference.train)) >= FEWEST:
+        p_value = share_beyond_p_value(beyond, len(factors), rank=rank, held_out=len(usual))
+    unit = float(usual.median()) or 1.0
+    return Outliers(factors / unit, limit / unit, beyond / len(factors), p_value)
 
 
 def _distances(features: Tensor, reference: DriftReference, seed: int) -> dict[str, float]:
@@ -323,31 +270,43 @@ def _distances(features: Tensor, reference: DriftReference, seed: int) -> dict[s
 
 
 def _verdict(
-    count: int, test: TwoSampleTest | None, effect: float | None, reference: DriftReference, alpha: float
+    count: int,
+    found: tuple[TwoSampleTest | None, float | None, Outliers],
+    reference: DriftReference,
+    level: float,
 ) -> tuple[Verdict, tuple[str, ...]]:
-    few: Verdict = "too few pictures to say"
+    test, effect, outliers = found
     if test is None or effect is None:
         kept = len(reference.train) + len(reference.held_out)
         if count < FEWEST:
-            return few, (
+            return "too few pictures to say", (
                 f"{_pictures_in_words(count)} to test; it takes {FEWEST}, and {ENOUGH} to say that all is well.",
             )
-        return few, (f"The model was trained on so few pictures, {kept}, that there is nothing to compare with.",)
-    drawn = min(ENOUGH, len(reference.held_out) // 2)
-    as_much = f"{effect:.2g} times as much as {drawn} held-out pictures do by chance"
-    found = f"p = {test.p_value:.3f}, and {alpha:g} is the level"
-    if test.p_value <= alpha and effect > 1:
-        return "drift", (
-            f"The {count} pictures are not a sample of what the model was trained on: {found}.",
-            f"They differ {as_much}.",
+        return "too few pictures to say", (
+            f"The model was trained on so few pictures, {kept}, that there is nothing to compare with.",
         )
-    if test.p_value <= alpha:
-        reasons = [f"The {count} pictures are not quite what the model was trained on: {found}."]
-        reasons.append(f"But it is a trifle: they differ {as_much}.")
+    drawn = min(ENOUGH, len(reference.held_out) // 2)
+    as_much = f"They differ {effect:.2g} times as much as {drawn} held-out pictures do by chance"
+    tested = f"p = {test.p_value:.3f}, and {level:g} is the level"
+    differ, astray = test.p_value <= level, outliers.p_value is not None and outliers.p_value <= level
+    reasons = []
+    if differ:
+        word = "" if effect > 1 else "quite "
+        reasons.append(f"The {count} pictures are not {word}a sample of what the model was trained on: {tested}.")
+        reasons.append(f"{as_much}{'.' if effect > 1 else ': it is little.'}")
     else:
-        reasons = [f"Nothing tells the {count} pictures from those that the model was trained on: {found}."]
+        reasons.append(f"Nothing tells the {count} pictures as a whole from those of training: {tested}.")
+    if astray:
+        reasons.append(
+            f"{outliers.share:.1%} of them lie outside, where 1% of held-out pictures do: p = {outliers.p_value:.2g}."
+        )
+    if (differ and effect > 1) or (astray and outliers.share > MANY):
+        return "drift", tuple(reasons)
+    if differ or astray:
+        return "a small shift", tuple(reasons)
     if count < ENOUGH:
-        return few, (*reasons, f"A difference would have to be large to show in so few: it takes {ENOUGH}.")
+        reasons.append(f"A difference would have to be large to show in so few: it takes {ENOUGH}.")
+        return "too few pictures to say", tuple(reasons)
     return "no drift", tuple(reasons)
 
 

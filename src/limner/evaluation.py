@@ -148,20 +148,24 @@ def _recognition(
 ) -> dict[str, float]:
     """How readable the pictures are, against the held-out real ones; and whether every class is drawn."""
     predicted = probabilities.argmax(1)
-    found = {
-        "sure_share": _sure_share(probabilities, sure),
-        "class_entropy": class_entropy(predicted, classes=reference.classes),
-    }
+    found = share_figures("sure_share", probabilities.max(1).values > sure)
+    found["class_entropy"] = class_entropy(predicted, classes=reference.classes)
     if labels is not None:
-        found["label_agreement"] = float((predicted == labels.cpu()).double().mean())
+        found |= share_figures("label_agreement", predicted == labels.cpu())
     if reference.validation is not None:
         real = extractor.probabilities(reference.validation.features).cpu()
-        found["sure_share_real"] = _sure_share(real, sure)
+        found |= share_figures("sure_share_real", real.max(1).values > sure)
         if found["sure_share_real"]:
             found["sure_share_ratio"] = found["sure_share"] / found["sure_share_real"]
         if reference.validation.labels is not None:
-            found["label_agreement_real"] = float((real.argmax(1) == reference.validation.labels).double().mean())
+            found |= share_figures("label_agreement_real", real.argmax(1) == reference.validation.labels)
     return found
+
+
+def share_figures(name: str, true_N: Tensor) -> dict[str, float]:  # noqa: N803
+    """The share of those that are true, bool [N], and its binomial standard error."""
+    share = float(true_N.double().mean())
+    return {name: share, f"{name}_se": math.sqrt(share * (1 - share) / len(true_N))}
 
 
 def _sure_share(probabilities: Tensor, sure: float) -> float:
@@ -218,9 +222,9 @@ def copy_metrics(closest: Closest, held_out: Closest | None) -> dict[str, float]
 
     `novelty` is the median distance to the training split over the held-out pictures' own: well below 1 is too near.
     """
-    found = {"copy_share": float(closest.copied.double().mean())}
+    found = share_figures("copy_share", closest.copied)
     if held_out is not None:
-        found["copy_share_real"] = float(held_out.copied.double().mean())
+        found |= share_figures("copy_share_real", held_out.copied)
         usual = float(held_out.distances.median())
         if usual > 1:
             found["novelty"] = float(closest.distances.median()) / usual

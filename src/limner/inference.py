@@ -283,6 +283,13 @@ class StyleModel:
         """How many pixels a pass may have."""
         return int(memory / self._bytes_per_pixel)
 
+    def padded_size(self, height: int, width: int) -> tuple[int, int]:
+        """What a picture is enlarged to before the program sees it: of 1 x 1 can become 256 x 256."""
+        padded_height, padded_width = (
+            round_up(max(side, self.traits.smallest), self.traits.multiple) for side in (height, width)
+        )
+        return padded_height, padded_width
+
     @property
     def _bytes_per_pixel(self) -> float:
         return KERNELS * self.traits.bytes_per_pixel
@@ -335,12 +342,13 @@ class StyleModel:
 
     def _padded(self, pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Mirrored at the bottom and on the right up to a size that the program takes."""
-        missing = [
-            round_up(max(side, self.traits.smallest), self.traits.multiple) - side for side in pictures.shape[1:3]
-        ]
-        if not any(missing):
+        height, width = pictures.shape[1:3]
+        below, beside = (
+            more - side for more, side in zip(self.padded_size(height, width), (height, width), strict=True)
+        )
+        if not below and not beside:
             return pictures
-        return np.pad(pictures, ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0)), mode="reflect")
+        return np.pad(pictures, ((0, 0), (0, below), (0, beside), (0, 0)), mode="reflect")
 
     def _refuse_other_channels(self, pictures: NDArray[np.uint8]) -> None:
         if pictures.dtype != np.uint8 or pictures.shape[-1] != self.channels or 0 in pictures.shape:

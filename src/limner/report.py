@@ -132,7 +132,7 @@ class Compared:
     mine: str
     rivals: str
     verdict: str
-    """Which of the two is better; empty where that cannot be said."""
+    """Which of the two is better, or why nobody can say; empty where the two are not to be compared."""
 
 
 def render_report(content: ReportContent) -> str:
@@ -141,20 +141,20 @@ def render_report(content: ReportContent) -> str:
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    shown = {moment: with_errors(figures) for moment, figures in content.metrics.items()}
+    shown = {moment: with_errors(figures, content.protocol) for moment, figures in content.metrics.items()}
     sheets = [*content.exhibits.sheets, *([content.growth] if content.growth else [])]
     rival = content.rival
     return environment.get_template("report.html.j2").render(
         content=content,
         metrics=explained(shown),
         shown=shown,
-        headlines=list(headlines(content.metrics[content.chosen], content.exhibits.headlines)),
+        headlines=list(headlines(content.metrics[content.chosen], content.exhibits.headlines, content.protocol)),
         sheets=[(sheet, _uri(sheet.png(), "png")) for sheet in sheets],
         sharp=SHARP_SHEET,
         distances=_uri(distances_svg(content.distances), "svg+xml") if content.distances else "",
         plots=[(plot, _uri(plot.svg(), "svg+xml")) for plot in plots_of(content.journal)],
         events=events_of(content.journal),
-        compared=list(compared(content.metrics[content.chosen], rival)) if rival else [],
+        compared=list(compared(content.metrics[content.chosen], rival, content.protocol)) if rival else [],
         rival_sheets=[(sheet, _uri(sheet.png(), "png")) for sheet in rival.sheets] if rival else [],
     )
 
@@ -165,9 +165,10 @@ CLEAR = 2.0
 """Standard errors of a difference from which on it says something."""
 
 
-def compared(mine: Mapping[str, float], rival: Rival) -> Iterator[Compared]:
-    """Each figure that says how good a model is, where both have it."""
-    own, theirs = with_errors(mine), with_errors(rival.metrics)
+def compared(mine: Mapping[str, float], rival: Rival, protocol: Mapping[str, str]) -> Iterator[Compared]:
+    """Each figure that says how good a model is, where both have it; `protocol` is the model's."""
+    own = with_errors(mine, protocol)
+    theirs = with_errors(rival.metrics, {} if rival.unlike else protocol)
     for name, better, _ in explained({"": own}):
         if better and name in theirs:
             verdict = "" if rival.unlike or rival.same_weights else _verdict(name, better, mine, rival.metrics)
@@ -180,9 +181,11 @@ def _verdict(name: str, better: str, mine: Mapping[str, float], rivals: Mapping[
     if not math.isfinite(lead):
         return ""
     errors = [figures[f"{name}_se"] for figures in (mine, rivals) if f"{name}_se" in figures]
+    if len(errors) < 2:
+        return "errors unknown"
     if lead == 0 or abs(lead) < CLEAR * math.hypot(*errors):
         return "no clear difference"
-    return ("this model" if lead > 0 else "the champion") + ("" if len(errors) == 2 else " (errors unknown)")
+    return "this model" if lead > 0 else "the champion"
 
 
 def _badness(value: float, better: str) -> float:

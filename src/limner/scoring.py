@@ -11,8 +11,9 @@ import base64
 import binascii
 import io
 import math
+import string
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -41,6 +42,14 @@ DEFAULTS: Mapping[str, int | float | str] = {
     "output": "array",
 }
 """The parameters of a request."""
+TRANSLATOR_COPIES, GENERATOR_COPIES = 5, 2
+"""Of a picture: as it came, in a batch, padded, and the result in its part and its batch."""
+DECODING_BYTES = 20
+"""For each pixel, while a file is decoded: Pillow's 4, turned upright, converted, and copied."""
+PNG_COPIES = 5
+"""Of a picture that does not compress: its file, that in base64 (4/3), and this in JSON, whose buffer may double."""
+ROW_BYTES, DIGIT_BYTES = 112, 8
+"""What writing an array as JSON takes for each pixel and each value (measured: 109 and 8)."""
 _OF_GENERATORS, _OF_TRANSLATORS = ("seed", "count", "label", "truncation"), ("strength",)
 
 
@@ -50,8 +59,12 @@ class Limits:
 
     pictures: int = 64
     pixels: int = 2**24
-    """Of all its pictures together, before they are decoded."""
-    bytes: int = 2**26
+    """Of all its pictures together, as large as the model pads them; known before they are decoded."""
+    array_pixels: int = 2**20
+    """Of all its pictures that come as arrays, or leave as arrays: as JSON they take up to 100 times the memory."""
+    side: int = 2**14
+    """Of a picture's longer side."""
+    bytes: int = 2**24
     """Of its body."""
 
 
@@ -69,14 +82,20 @@ class Order:
         """How many pictures are the answer."""
         return len(self.wishes) + len(self.pictures)
 
-    @property
-    def nbytes(self) -> int:
-        """What its pictures take while it waits."""
-        return sum(picture.nbytes for picture in self.pictures)
 
+def read_order(
+    model: Model,
+    inputs: Any,
+    params: Mapping[str, Any] | None,
+    limits: Limits,
+    *,
+    reserve: Callable[[int], None] = lambda _: None,
+) -> Order:
+    """What a request asks of the model. Raises LimnerError where it cannot be had, or is more than the limits allow.
 
-def read_order(model: Model, inputs: Any, params: Mapping[str, Any] | None, limits: Limits) -> Order:
-    """What a request asks of the model. Raises LimnerError where it cannot be had, or is more than the limits allow."""
+    `reserve` is told how many bytes pictures will take until their answer is sent, before they are decoded. What it
+    raises is raised.
+    """
     asked = _parameters(params)
     output = asked["output"]
     if output not in get_args(Output):
@@ -86,7 +105,7 @@ def read_order(model: Model, inputs: Any, params: Mapping[str, Any] | None, limi
         strength = _real("strength", asked["strength"])
         if not 0 <= strength <= 1:
             raise LimnerError(f"A strength of {strength:g} is out of range.", fix="0 is the source, 1 the full style.")
-        pictures = tuple(_read_pictures(inputs, channels=model.channels, limits=limits))
+        pictures = tuple(_read_pictures(inputs, _Allowance(model, limits, output, reserve)))
         return Order(pictures=pictures, strength=strength, output=output)
     _refuse_foreign(asked, _OF_TRANSLATORS, why="This model makes pictures of its own.")
     if inputs is not None and not (isinstance(inputs, Sequence | np.ndarray) and not len(inputs)):
@@ -94,7 +113,18 @@ def read_order(model: Model, inputs: Any, params: Mapping[str, Any] | None, limi
             "This model takes no inputs: it makes pictures of its own.",
             fix='Send "inputs": [] and say in "params" which.',
         )
-    return Order(wishes=_wishes(model, asked, limits), output=output)
+    wishes = _wishes(model, asked, limits)
+    reserve(_bytes(model, len(wishes) * model.height * model.width, output))
+    return Order(wishes=wishes, output=output)
+
+
+def order_bytes(model: Model, order: Order) -> int:
+    """Memory that an order takes until its answer is sent: sources, results, answer; what the model works in is not."""
+    if isinstance(model, StyleModel):
+        pixels = sum(math.prod(model.padded_size(*picture.shape[:2])) for picture in order.pictures)
+    else:
+        pixels = order.count * model.height * model.width
+    return _bytes(model, pixels, order.output)
 
 
 def fulfil(model: Model, orders: Sequence[Order]) -> list[list[NDArray[np.uint8]]]:
@@ -121,6 +151,12 @@ def write_answer(pictures: Sequence[NDArray[np.uint8]], output: Output) -> list[
     return [base64.b64encode(encode_png(picture)).decode("ascii") for picture in pictures]
 
 
+def _bytes(model: Model, pixels: int, output: Output) -> int:
+    copies = TRANSLATOR_COPIES if isinstance(model, StyleModel) else GENERATOR_COPIES
+    answer = PNG_COPIES * model.channels if output == "png" else ROW_BYTES + DIGIT_BYTES * model.channels
+    return pixels * max(DECODING_BYTES, copies * model.channels + answer)
+
+
 def _parameters(params: Mapping[str, Any] | None) -> dict[str, Any]:
     """All of them; null is the same as none said."""
     if params is None:
@@ -142,9 +178,22 @@ def _refuse_foreign(asked: Mapping[str, Any], names: Iterable[str], *, why: str)
 def _wishes(model: GenerativeModel, asked: Mapping[str, Any], limits: Limits) -> tuple[Wish, ...]:
     count, seed, label = (_whole(name, asked[name]) for name in ("count", "seed", "label"))
     truncation = _real("truncation", asked["truncation"])
-    most = min(limits.pictures, limits.pixels // (model.height * model.width))
+    each = model.height * model.width
+    most = min(limits.pictures, limits.pixels // each)
+    if most < 1:
+        raise LimnerError(
+            f"A picture of the model has {model.width}x{model.height} pixels.",
+            why=f"The pictures of a request may have {limits.pixels} together.",
+            fix="Start the server with a higher limit: limner serve --max-pixels N.",
+        )
     if not 1 <= count <= most:
         raise LimnerError(f"{count} pictures cannot be had in a request.", fix=f"Ask for 1 to {most}.")
+    if asked["output"] == "array" and count * each > limits.array_pixels:
+        raise LimnerError(
+            f"The answer would have {count * each} pixels.",
+            why=f"As arrays the pictures of a request may have {limits.array_pixels} together.",
+            fix='Ask for "output": "png".',
+        )
     if not 0 <= seed <= LARGEST_SEED:
         raise LimnerError(f"There is no seed {seed}.", fix=f"Seeds are 0 to {LARGEST_SEED}.")
     if label != NO_LABEL and not 0 <= label < len(model.classes):
@@ -177,7 +226,7 @@ def _real(name: str, value: Any) -> float:
     return number
 
 
-def _read_pictures(inputs: Any, *, channels: int, limits: Limits) -> Iterator[NDArray[np.uint8]]:
+def _read_pictures(inputs: Any, allowance: _Allowance) -> Iterator[NDArray[np.uint8]]:
     if isinstance(inputs, np.ndarray) and inputs.ndim == 0:
         inputs = inputs.item()
     if isinstance(inputs, str | bytes) or not isinstance(inputs, Sequence | np.ndarray) or not len(inputs):
@@ -185,35 +234,63 @@ def _read_pictures(inputs: Any, *, channels: int, limits: Limits) -> Iterator[ND
             "`inputs` has to be a list of pictures.",
             why="Each is an array [H, W, C] of whole numbers 0..255, or a PNG, JPEG or WebP file as a base64 string.",
         )
-    if len(inputs) > limits.pictures:
-        raise LimnerError(
-            f"{len(inputs)} pictures are too many for a request.", fix=f"Send {limits.pictures} at the most."
-        )
-    left = limits.pixels
+    channels, most = allowance.model.channels, allowance.limits.pictures
+    if len(inputs) > most:
+        raise LimnerError(f"{len(inputs)} pictures are too many for a request.", fix=f"Send {most} at the most.")
     for number, value in enumerate(inputs):
         try:
             coded = isinstance(value, str | bytes)  # as bytes in KServe's protocol
-            picture = _decode(value, channels, left) if coded else _pixels(value, channels)
-            left -= picture.shape[0] * picture.shape[1]
-            if left < 0:
-                raise _TooLarge(f"{picture.shape[1]}x{picture.shape[0]}")
+            picture = (_decode if coded else _pixels)(value, channels, allowance)
         except LimnerError as error:
+            if type(error) is not LimnerError:  # of `reserve`: it is not the picture's fault
+                raise
             why = error.problem if not error.why else f"{error.problem} {error.why}"
             raise LimnerError(f"Picture {number} of the inputs cannot be used.", why=why, fix=error.fix) from error
         except _TooLarge as error:
             raise LimnerError(
                 f"Picture {number} of the inputs is too large.",
-                why=f"It is {error}; the pictures of a request may have {limits.pixels} pixels together.",
-                fix="Make it smaller, or send fewer in a request.",
+                why=str(error),
+                fix=error.fix,
             ) from error
         yield picture
 
 
 class _TooLarge(Exception):  # noqa: N818 - it is an answer, not a failure
-    """What size it claims to have."""
+    """What size it claims to have, and what it may have."""
+
+    fix = "Make it smaller, or send fewer in a request."
 
 
-def _pixels(value: Any, channels: int) -> NDArray[np.uint8]:
+class _TooLargeAsArray(_TooLarge):
+    fix = 'Send PNG files in base64, and ask for "output": "png".'
+
+
+class _Allowance:
+    """What is left of a request's pixels."""
+
+    def __init__(self, model: StyleModel, limits: Limits, output: Output, reserve: Callable[[int], None]) -> None:
+        self.model, self.limits = model, limits
+        self._output, self._reserve = output, reserve
+        self._left, self._left_of_arrays = limits.pixels, limits.array_pixels
+
+    def take(self, height: int, width: int, *, as_array: bool) -> None:
+        """Raises _TooLarge where there is not so much left, and what `reserve` raises."""
+        size, limits, padded = f"It is {width}x{height}", self.limits, self.model.padded_size(height, width)
+        if max(height, width) > limits.side:
+            raise _TooLarge(f"{size}; its longer side may be {limits.side}.")
+        self._left -= math.prod(padded)
+        if self._left < 0:
+            grown = "" if padded == (height, width) else f", as the model takes it {padded[1]}x{padded[0]}"
+            raise _TooLarge(f"{size}{grown}; the pictures of a request may have {limits.pixels} pixels together.")
+        if as_array or self._output == "array":
+            self._left_of_arrays -= height * width
+        if self._left_of_arrays < 0:
+            why = f"{size}; as arrays the pictures of a request may have {limits.array_pixels} pixels together."
+            raise _TooLargeAsArray(why)
+        self._reserve(_bytes(self.model, math.prod(padded), self._output))
+
+
+def _pixels(value: Any, channels: int, allowance: _Allowance) -> NDArray[np.uint8]:
     try:
         # MLflow sends numbers as objects, which hide of what type they are.
         array = np.asarray(value.tolist() if isinstance(value, np.ndarray) and value.dtype == object else value)
@@ -226,31 +303,30 @@ def _pixels(value: Any, channels: int) -> NDArray[np.uint8]:
             f"It has to be an array [H, W, {channels}] of whole numbers from 0 to 255, or a base64 string.",
             why=f"It is {array.dtype} of the shape {list(array.shape)}.",
         )
+    allowance.take(*array.shape[:2], as_array=True)
     return array.astype(np.uint8)
 
 
-def _decode(text: str | bytes, channels: int, pixels: int) -> NDArray[np.uint8]:
+def _decode(text: str | bytes, channels: int, allowance: _Allowance) -> NDArray[np.uint8]:
     """The pixels [H, W, channels] of a picture file in base64; its first frame, upright. Of data:...;base64, too."""
-    if isinstance(text, bytes):
-        text = text.decode("ascii", errors="replace")
-    if text.startswith("data:"):
-        text = text.partition(",")[2]
+    code = text.encode("utf-8", errors="replace") if isinstance(text, str) else text
+    if code.startswith(b"data:"):
+        code = code.partition(b",")[2]
     try:
-        content = base64.b64decode("".join(text.split()), validate=True)
+        content = base64.b64decode(code.translate(None, string.whitespace.encode()), validate=True)
     except (binascii.Error, ValueError) as error:
         raise LimnerError("It is a string, but not base64.", why=str(error)) from error
     try:
         picture = Image.open(io.BytesIO(content), formats=FORMATS)
         width, height = picture.size
-        if width * height > pixels:  # nothing is decoded yet
-            raise _TooLarge(f"{width}x{height}")
+        allowance.take(height, width, as_array=False)  # nothing is decoded yet
         if picture.mode not in EIGHT_BITS:
             raise LimnerError(f"Its pixels are of type {picture.mode}.", fix="Save it with 8 bits a channel.")
         values = np.asarray(ImageOps.exif_transpose(picture).convert(MODES[channels]))
     except (LimnerError, _TooLarge):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _TooLarge(str(error)) from error
+        raise _TooLarge(f"{error}") from error
     except Exception as error:  # on damaged input Pillow raises nearly anything: OSError, struct.error, ...
         raise LimnerError(
             f"It is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file, or a damaged one.",

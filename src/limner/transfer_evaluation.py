@@ -25,6 +25,7 @@ from limner.evaluation import (
     notes_on,
     protocol_of,
     refuse_not_finite,
+    share_figures,
 )
 from limner.features import Extractor, Recogniser, extract, fit_for
 from limner.features.pixels import thumbnails
@@ -140,7 +141,7 @@ class TransferJudge:
         distance = frechet_distance(self._reference.gaussian, Moments.of(features).gaussian())
         found = {frechet_name(extractor): distance}
         if isinstance(extractor, Recogniser) and held_out.labels is not None:
-            found["label_agreement"] = _agreement(extractor, features, held_out.labels)
+            found["label_agreement"] = float(_agrees(extractor, features, held_out.labels).double().mean())
         found["change"] = float(_each(mean_absolute_difference, images, held_out.sources).mean())
         if held_out.truth is not None:
             found["l1"] = float(_each(mean_absolute_difference, images, held_out.truth).mean())
@@ -223,11 +224,11 @@ def _content(
         f"{name}_unrelated": float(feature_differences(features, others).mean()),
     }
     if isinstance(extractor, Recogniser) and held_out.labels is not None:
-        found["label_agreement"] = _agreement(extractor, features, held_out.labels)
-        found["label_agreement_source"] = _agreement(extractor, untouched, held_out.labels)
+        found |= share_figures("label_agreement", _agrees(extractor, features, held_out.labels))
+        found |= share_figures("label_agreement_source", _agrees(extractor, untouched, held_out.labels))
         real = reference.validation
         if real is not None and real.labels is not None:
-            found["label_agreement_real"] = _agreement(extractor, real.features, real.labels)
+            found |= share_figures("label_agreement_real", _agrees(extractor, real.features, real.labels))
     return found
 
 
@@ -243,9 +244,9 @@ def _perceptual(results: Tensor, held_out: HeldOut, extractor: Extractor) -> dic
     }
 
 
-def _agreement(extractor: Recogniser, features: Tensor, labels: Tensor) -> float:
-    predicted = extractor.probabilities(features).cpu().argmax(1)
-    return float((predicted == labels.cpu()).double().mean())
+def _agrees(extractor: Recogniser, features: Tensor, labels: Tensor) -> Tensor:
+    """Which of the pictures are read as their class, bool [N]."""
+    return extractor.probabilities(features).cpu().argmax(1) == labels.cpu()
 
 
 def _against_source(results: Tensor, held_out: HeldOut) -> dict[str, float]:
@@ -254,7 +255,7 @@ def _against_source(results: Tensor, held_out: HeldOut) -> dict[str, float]:
     change = _each(mean_absolute_difference, results, sources)
     found = {
         "change": float(change.mean()),
-        "identity_share": float((change < UNCHANGED).double().mean()),
+        **share_figures("identity_share", change < UNCHANGED),
         "ssim_source": float(_each(structural_similarity, results, sources).mean()),
     }
     if min(sources.shape[2:]) >= SMALLEST_MULTI_SCALE_SIDE:
@@ -262,7 +263,7 @@ def _against_source(results: Tensor, held_out: HeldOut) -> dict[str, float]:
     correlation = _known(_each(colour_correlation, results, sources))
     if len(correlation):
         found["colour_correlation"] = float(correlation.mean())
-        found["inverted_share"] = float((correlation < INVERTED).double().mean())
+        found |= share_figures("inverted_share", correlation < INVERTED)
     peaks = _known(_peaks(results) / held_out.target_peaks)
     if len(peaks):
         found["checkerboard"] = float(peaks.max())
@@ -282,7 +283,7 @@ def _against_truth(results: Tensor, sources: Tensor, truth: Tensor) -> dict[str,
         found["l1_ratio"] = found["l1"] / found["l1_identity"]
     correlation = _known(_each(colour_correlation, truth, sources))
     if len(correlation):
-        found["inverted_share_truth"] = float((correlation < INVERTED).double().mean())
+        found |= share_figures("inverted_share_truth", correlation < INVERTED)
     return found
 
 

@@ -3,22 +3,25 @@
 import base64
 import io
 import json
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 
 import httpx
 import numpy as np
+import orjson
 import pytest
 import uvicorn
 from PIL import Image
 
 from limner import __version__
-from limner.adapters.http_server import ModelServer, ServeOptions, listen
+from limner.adapters.http_server import ModelServer, ServeOptions, listen, serve
 from limner.errors import LimnerError
-from limner.inference import open_model
-from limner.scoring import Limits
+from limner.inference import GenerativeModel, Wish, open_model
+from limner.scoring import Limits, Order, order_bytes
 from tests.exports import export_generator
 from tests.translators import export_translator
 
@@ -219,10 +222,89 @@ def test_a_full_server_says_when_to_come_again(generator):
         assert ask(client).status_code == 200
 
 
-def test_bodies_take_no_more_memory_than_is_allowed(generator):
-    with answering(ModelServer(generator, ServeOptions(LIMITS, memory=1000))) as client:
-        assert client.post("/invocations", content=b" " * 2000 + b"{}").status_code == 503
+def test_what_takes_more_memory_than_there_is_is_refused_for_good(generator):
+    needed = order_bytes(generator, Order(wishes=(Wish(0),) * 2))
+    with answering(ModelServer(generator, ServeOptions(LIMITS, memory=needed))) as client:
+        for content in (b" " * needed + b"{}", b" " * (needed // 4) + b"{}", b'{"params": {"count": 3}}'):
+            answer = client.post("/invocations", content=content)
+            assert answer.status_code == 413
+            assert "too much memory" in answer.json()["message"]
         assert client.post("/invocations", content=b"{}").status_code == 200
+
+
+def test_what_others_hold_can_be_had_later(generator):
+    needed = order_bytes(generator, Order(wishes=(Wish(0),) * 2)) + 4000  # for the body
+    gated = Gated(generator, ServeOptions(LIMITS, memory=needed))
+    with answering(gated.server) as client, ThreadPoolExecutor(1) as caller:
+        first = caller.submit(ask, client)
+        try:
+            assert gated.begun.wait(30)
+            answer = ask(client, count=2)
+        finally:
+            gated.opened.set()
+        assert answer.status_code == 503
+        assert "memory is full" in answer.json()["message"]
+        assert first.result(30).status_code == 200
+        while gated.server._memory.taken:
+            time.sleep(0.01)
+        assert ask(client, count=2).status_code == 200
+
+
+def test_an_answer_is_held_until_it_is_read(generator):
+    server = ModelServer(generator, ServeOptions(LIMITS))
+    server._batcher._compute = lambda orders: [[np.full((1, 1, 2**22), 255, np.uint8)] for _ in orders]
+    with answering(server) as client:
+        with client.stream("POST", "/invocations", json={}) as answer:
+            parts = answer.iter_bytes(2**16)
+            size = len(next(parts))
+            time.sleep(0.3)
+            assert server._memory.taken > 2**22
+            assert server._open == 1
+            size += sum(map(len, parts))
+            assert size == int(answer.headers["content-length"])
+        while server._memory.taken:
+            time.sleep(0.01)
+
+
+@pytest.mark.parametrize("content", [b"[" * 40_000 + b"]" * 40_000, b"[1,1,1]," * 20_000, b"{}," * 60_000])
+def test_too_many_values_are_not_parsed(translator, monkeypatch, content):
+    monkeypatch.setattr(orjson, "loads", lambda _: pytest.fail("parsed"))
+    with answering(ModelServer(translator, ServeOptions(replace(LIMITS, array_pixels=1000)))) as client:
+        answer = client.post("/invocations", content=content)
+        assert answer.status_code == 413
+        assert "PNG files" in answer.json()["message"]
+
+
+def test_a_body_that_does_not_come_is_given_up(generator):
+    server = ModelServer(generator, ServeOptions(LIMITS, body_seconds=0.2))
+    with answering(server) as client, socket.create_connection((client.base_url.host, client.base_url.port)) as slow:
+        slow.settimeout(20)
+        slow.sendall(b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        answer = slow.recv(2**16)
+        assert answer.startswith(b"HTTP/1.1 408")
+        assert b"1 bytes of it came within 0.2 seconds" in answer
+        assert ask(client).status_code == 200
+        assert server._memory.taken == 0
+
+
+@pytest.mark.parametrize("limits", [Limits(), Limits(pictures=3), Limits(pixels=5 * 16 * 16), Limits(pixels=1)])
+def test_it_warms_up_with_as_many_pictures_as_may_be_asked_for(generator, translator, monkeypatch, limits):
+    painted, paint = [], GenerativeModel.paint
+    monkeypatch.setattr(
+        GenerativeModel, "paint", lambda self, wishes: painted.append(len(wishes)) or paint(self, wishes)
+    )
+    for model in (generator, translator):
+        server = ModelServer(model, ServeOptions(limits, max_batch=128))
+        server._warm_up()
+        assert server.failure is None
+        assert server.ready
+    assert painted == [1, max(1, min(128, limits.pictures, limits.pixels // (16 * 16)))]
+
+
+def test_a_model_that_fails_at_first_ends_the_server(generator):
+    broken = replace(generator, inputs=({"name": "noise", "shape": [3], "dtype": "float32"},))
+    with listen("127.0.0.1", 0) as listener, pytest.raises(LimnerError, match="The model toy makes no pictures"):
+        serve(ModelServer(broken), listener)
 
 
 def test_it_is_not_healthy_before_it_is_warm(generator, monkeypatch):

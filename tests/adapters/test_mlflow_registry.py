@@ -125,10 +125,11 @@ def test_costs_are_those_of_the_files_that_are_stored(server, registry, tmp_path
 
 
 def test_version_is_described_by_its_model_card(server, registry, export, tmp_path):
-    (export / "MODEL_CARD.md").write_text("---\nlicense: mit\n---\n\n# Digits\n\nThey are drawn.\n")
+    (export / "card").mkdir()
+    (export / "card" / "SHORT.md").write_text("# Digits\n\nThey are drawn.\n")
     registry.register(candidate(), export, run_id="")
     assert "They are drawn." in server.client.get_model_version("digits", "1").description
-    (export / "MODEL_CARD.md").write_text("# Digits\n\nThey are painted.\n")
+    (export / "card" / "SHORT.md").write_text("# Digits\n\nThey are painted.\n")
     registry.register(candidate(), export, run_id="")
     assert "They are painted." in server.client.get_model_version("digits", "1").description
 

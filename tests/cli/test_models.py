@@ -62,7 +62,7 @@ def test_status_shows_all_models_and_the_versions_of_one(ask, digits) -> None:
     for word in ("digits", "champion", "challenger", "It is the first."):
         assert word in " ".join(said.out.split())
     said = ask("status", "digits")
-    for word in ("champion", "challenger", "latency_ms 12.5", "fd_classifier 4 ± 0.1", "Last change: promotion"):
+    for word in ("champion", "challenger", "latency_ms 12.5", "fd_classifier 4.00 ± 0.10", "Last change: promotion"):
         assert word in said.out
 
 

@@ -1,6 +1,7 @@
 """The command as a process: it says where it is, answers, and ends when it is told to."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import httpx
 import numpy as np
 import pytest
 
+from limner.cli.serve import count_cores
 from limner.inference import open_model
 from tests.exports import export_generator
 
@@ -55,6 +57,12 @@ def test_it_serves_until_sigterm_and_answers_what_is_in_flight(export, tmp_path)
         assert answer.status_code == 200
         found = np.array(answer.json()["predictions"])
         assert np.abs(found - expected.generate(1, seed=seed).astype(int)).max() <= 1
+
+
+def test_cores_are_counted_where_the_system_does_not_say_which_a_process_may_use(monkeypatch):
+    allowed = count_cores()
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    assert count_cores() == os.cpu_count() >= allowed
 
 
 def test_a_folder_without_a_model_is_refused(say, tmp_path):

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from limner.adapters.untracked import UntrackedRegistry
-from limner.card import FACTS, PICTURES, SAMPLES
+from limner.card_files import FACTS, PICTURES, SAMPLES
 from limner.drift import FILE_NAME as DRIFT_REFERENCE
 from limner.errors import LimnerError
 from limner.lineage import read_lineage

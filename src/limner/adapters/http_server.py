@@ -7,11 +7,11 @@ import logging
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from operator import attrgetter
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import orjson
@@ -23,18 +23,29 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from limner import __version__
+from limner.adapters.http_messages import Answer, read_request, request_schema, write_body
+from limner.adapters.request_memory import Memory, Share, TooLarge, reading_bytes
 from limner.batching import Batcher, Busy
 from limner.errors import LimnerError
-from limner.inference import StyleModel
-from limner.scoring import DEFAULTS, Limits, Model, Order, Output, fulfil, read_order, write_answer
+from limner.inference import StyleModel, Wish
+from limner.scoring import DEFAULTS, Limits, Model, Order, fulfil, order_bytes
 
 GRACE_SECONDS = 25
 """For the requests in flight when the server is told to stop; Kubernetes kills after 30."""
-SMALL = 2**14
-"""Bytes of a request, or of the pictures of an answer, that are read or written at once, without a thread for it."""
+SMALL, LARGE = 2**14, 2**20
+"""Bytes of a request, or of the pictures of an answer: up to SMALL it is read or written at once, without a thread for
+it; requests above LARGE are read one at a time, because nothing else runs while one is parsed."""
+ANSWER_SECONDS = 120
+"""For who asked to read the answer."""
 WARM_UP_SIDE = 64
 PATHS = ("GET /", "POST /invocations", "GET /ping", "GET /health", "GET /version", "GET /metrics", "GET /openapi.json")
-CODES = {400: "BAD_REQUEST", 404: "ENDPOINT_NOT_FOUND", 413: "REQUEST_LIMIT_EXCEEDED", 503: "TEMPORARILY_UNAVAILABLE"}
+CODES = {
+    400: "BAD_REQUEST",
+    404: "ENDPOINT_NOT_FOUND",
+    408: "DEADLINE_EXCEEDED",
+    413: "REQUEST_LIMIT_EXCEEDED",
+    503: "TEMPORARILY_UNAVAILABLE",
+}
 """As MLflow's server names them."""
 _log = logging.getLogger(__name__)
 
@@ -49,12 +60,16 @@ class ServeOptions:
     max_wait_seconds: float = 0.002
     """How long a picture waits for others."""
     max_waiting: int = 512
-    """Requests that are in hand at once; and their bodies and pictures take no more than `memory` bytes."""
+    """Requests that are in hand at once, until their answers are sent."""
     memory: int = 2**30
+    """Bytes that these take together: body, what is parsed of it, pictures, results and answer, reckoned high. What the
+    model works in comes on top: `limner.inference.MEMORY` for a translator."""
+    body_seconds: float = 30
+    """For a body to come."""
 
 
-class TooLarge(LimnerError):  # noqa: N818 - it is an answer, not a failure
-    """A body of more bytes than a request may have."""
+class TooSlow(LimnerError):  # noqa: N818 - it is an answer, not a failure
+    """A body that does not come."""
 
 
 class _Figures:
@@ -79,38 +94,16 @@ class _Figures:
         )
 
 
-@dataclass
-class _Room:
-    """Bytes that all requests in hand may take, and take."""
-
-    most: int
-    taken: int = 0
-
-    @contextmanager
-    def share(self) -> Iterator[Callable[[int], None]]:
-        """Within the block it can be called to take some more, which raises Busy; in the end all is given back."""
-        mine = 0
-
-        def take(size: int) -> None:
-            nonlocal mine
-            if self.taken + size > self.most:
-                raise Busy("The server has too much to do.", why="Its memory is full.", fix="Ask again later.")
-            self.taken += size
-            mine += size
-
-        try:
-            yield take
-        finally:
-            self.taken -= mine
-
-
 class ModelServer:
     """Answers requests to one model."""
 
     def __init__(self, model: Model, options: ServeOptions | None = None) -> None:
         self.model, self.options, self.figures = model, options or ServeOptions(), _Figures()
         self.ready = False
-        self._open, self._room = 0, _Room(self.options.memory)
+        self.failure: LimnerError | None = None
+        self.stop: Callable[[], None] = lambda: None
+        """Called when the model fails before it is ready; `failure` says why."""
+        self._open, self._memory, self._one_large = 0, Memory(self.options.memory), asyncio.Lock()
         self._batcher: Batcher[Order, list[NDArray[Any]]] = Batcher(
             self._compute,
             size=self.options.max_batch,
@@ -124,7 +117,7 @@ class ModelServer:
         # The pages of documentation that FastAPI has ready load their scripts from the internet.
         app = FastAPI(title="Limner", version=__version__, docs_url=None, redoc_url=None, lifespan=self._lifespan)
         app.get("/", summary="How to use it")(self._describe)
-        app.post("/invocations", summary="Pictures", openapi_extra=_request_schema())(self._invocations)
+        app.post("/invocations", summary="Pictures", openapi_extra=request_schema())(self._invocations)
         app.get("/ping", summary="Whether the process lives")(self._ping)
         app.get("/health", summary="Whether it is ready for requests")(self._health)
         app.get("/version", summary="Limner's version")(self._version)
@@ -136,26 +129,37 @@ class ModelServer:
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         del app
         warming = asyncio.create_task(asyncio.to_thread(self._warm_up))
-        yield
-        await warming
-        await asyncio.to_thread(self._batcher.close)
+        try:
+            yield
+        finally:
+            await warming
+            await asyncio.to_thread(self._batcher.close)
 
     def _warm_up(self) -> None:
         """The first pictures take many times longer: libraries are loaded and memory is taken."""
-        for count in (1, min(self.options.max_batch, self.options.limits.pictures)):
-            fulfil(self.model, [_trial(self.model, count)])
-        self.ready = True
+        try:
+            for most in (1, self.options.max_batch):
+                fulfil(self.model, [_trial(self.model, most, self.options.limits)])
+        except Exception as error:  # noqa: BLE001 - whatever it is, no request would be answered
+            why = str(error) if isinstance(error, LimnerError) else f"{type(error).__name__}: {error}"
+            self.failure = LimnerError(f"The model {self.model.name} makes no pictures.", why=why)
+            self.stop()
+        else:
+            self.ready = True
 
     def _compute(self, orders: Sequence[Order]) -> list[list[NDArray[Any]]]:
         self.figures.batch.observe(sum(order.count for order in orders))
         return fulfil(self.model, orders)
 
     async def _invocations(self, request: Request) -> Response:
-        begin, outcome = time.perf_counter(), "failed"
+        begin, outcome, held = time.perf_counter(), "failed", ExitStack()
+        response: Response
         try:
-            response, outcome = await self._answer(request), "ok"
+            response, outcome = Answer(await self._answer(request, held), held.pop_all(), seconds=ANSWER_SECONDS), "ok"
         except TooLarge as error:
             response, outcome = _error(413, error, {"Connection": "close"}), "refused"
+        except TooSlow as error:
+            response, outcome = _error(408, error, {"Connection": "close"}), "refused"
         except Busy as error:
             response, outcome = _error(503, error, {"Retry-After": "1"}), "busy"
         except LimnerError as error:
@@ -166,45 +170,62 @@ class ModelServer:
             _log.exception("A request failed.")
             response = _error(500, LimnerError("The model failed.", why=type(error).__name__))
         finally:
+            held.close()
             self.figures.requests.labels(outcome).inc()
             self.figures.seconds.observe(time.perf_counter() - begin)
         return response
 
-    async def _answer(self, request: Request) -> Response:
+    async def _answer(self, request: Request, held: ExitStack) -> bytes:
+        """The answer's body; what it takes until it is sent is given back by `held`."""
+        held.enter_context(self._in_hand())
+        share = held.enter_context(self._memory.share())
+        order = await self._read(await self._read_body(request, share), share)
+        share.hold(order_bytes(self.model, order))
+        pictures = await asyncio.wrap_future(self._batcher.submit(order))
+        self.figures.pictures.inc(len(pictures))
+        write = partial(write_body, pictures, order)
+        content = write() if sum(picture.nbytes for picture in pictures) <= SMALL else await asyncio.to_thread(write)
+        share.hold(len(content))
+        return content
+
+    @contextmanager
+    def _in_hand(self) -> Iterator[None]:
         if self._open >= self.options.max_waiting:
             raise Busy("The server has too much to do.", why=f"{self._open} requests are open.", fix="Ask again later.")
         self._open += 1
         self.figures.open.set(self._open)
         try:
-            with self._room.share() as take:
-                body = await self._read_body(request, take)
-                translates = isinstance(self.model, StyleModel)
-                read = partial(read_request, body, self.model, self.options.limits)
-                order = await asyncio.to_thread(read) if translates or len(body) > SMALL else read()
-                take(order.nbytes)
-                pictures = await asyncio.wrap_future(self._batcher.submit(order))
-                self.figures.pictures.inc(len(pictures))
-                write = partial(write_body, pictures, order)
-                small = sum(picture.nbytes for picture in pictures) <= SMALL
-                content = write() if small else await asyncio.to_thread(write)
-                return Response(content, media_type="application/json")
+            yield
         finally:
             self._open -= 1
             self.figures.open.set(self._open)
 
-    async def _read_body(self, request: Request, take: Callable[[int], None]) -> bytes:
-        """Raises TooLarge, after as much again is read and thrown away: who still sends does not listen."""
+    async def _read_body(self, request: Request, share: Share) -> bytes:
+        """Raises TooLarge, after as much again is read and thrown away: who still sends does not listen; or TooSlow."""
         most, size, chunks = self.options.limits.bytes, 0, []
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size <= most:
-                take(len(chunk))
-                chunks.append(chunk)
-            elif size > 2 * most:
-                break
+        try:
+            async with asyncio.timeout(self.options.body_seconds):
+                async for chunk in request.stream():
+                    size += len(chunk)
+                    if size <= most:
+                        share.take(len(chunk))
+                        chunks.append(chunk)
+                    elif size > 2 * most:
+                        break
+        except TimeoutError as error:
+            why = f"{size} bytes of it came within {self.options.body_seconds:g} seconds."
+            raise TooSlow("The request did not come.", why=why, fix="Send it faster, or less.") from error
         if size > most:
             raise TooLarge("The request is too large.", fix=f"It may have {most} bytes.")
         return b"".join(chunks)
+
+    async def _read(self, body: bytes, share: Share) -> Order:
+        async with self._one_large if len(body) > LARGE else nullcontext():
+            share.hold(reading_bytes(body, self.options.limits))
+            read = partial(read_request, body, self.model, self.options.limits, reserve=share.take)
+            # A small file may be a large picture.
+            threaded = isinstance(self.model, StyleModel) or len(body) > SMALL
+            return await asyncio.to_thread(read) if threaded else read()
 
     async def _describe(self) -> Response:
         translates = isinstance(self.model, StyleModel)
@@ -219,7 +240,7 @@ class ModelServer:
                 "digest": self.model.digest,
                 "task": self.model.task,
                 "POST /invocations": {"inputs": inputs, "params": {**params, "output": "png"}},
-                "limits": {"pictures": limits.pictures, "pixels": limits.pixels, "bytes": limits.bytes},
+                "limits": asdict(limits),
                 "paths": PATHS,
             },
         )
@@ -239,11 +260,18 @@ class ModelServer:
 
 
 def serve(server: ModelServer, listener: socket.socket) -> None:
-    """Answer on a socket until SIGTERM or SIGINT; then those in flight, and no others."""
+    """Answer on a socket until SIGTERM or SIGINT; then those in flight, and no others.
+
+    Raises LimnerError where the model fails before it is ready.
+    """
     config = uvicorn.Config(
         server.app(), log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE_SECONDS, lifespan="on"
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    runner = uvicorn.Server(config)
+    server.stop = partial(setattr, runner, "should_exit", True)
+    runner.run(sockets=[listener])
+    if server.failure:
+        raise server.failure
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -257,34 +285,16 @@ def listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
-def read_request(body: bytes, model: Model, limits: Limits) -> Order:
-    """What a body asks for. Raises LimnerError."""
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise LimnerError("The request is no JSON.", why=str(error)) from error
-    if not isinstance(document, dict):
-        raise LimnerError("The request has to be a JSON object.", fix='Such as {"inputs": [], "params": {"count": 4}}.')
-    unknown = next((name for name in document if name not in ("inputs", "instances", "params")), None)
-    if unknown is not None:
-        raise LimnerError(f"A request has no {unknown!r:.100}.", fix='It has "inputs" and "params".')
-    if "instances" in document and "inputs" in document:
-        raise LimnerError('A request has either "inputs" or "instances", which mean the same.')
-    return read_order(model, document.get("inputs", document.get("instances")), document.get("params"), limits)
-
-
-def write_body(pictures: Sequence[NDArray[Any]], order: Order) -> bytes:
-    """{"predictions": [...]}."""
-    answer = write_answer([np.ascontiguousarray(picture) for picture in pictures], order.output)
-    return orjson.dumps({"predictions": answer}, option=orjson.OPT_SERIALIZE_NUMPY)
-
-
-def _trial(model: Model, count: int) -> Order:
-    """A request that asks for so many pictures."""
+def _trial(model: Model, most: int, limits: Limits) -> Order:
+    """A request for so many pictures, or as many as one may ask for."""
     if isinstance(model, StyleModel):
-        blank = [[[0] * model.channels] * WARM_UP_SIDE] * WARM_UP_SIDE
-        return read_order(model, [blank] * count, None, Limits())
-    return read_order(model, [], {"count": count}, Limits())
+        height, width = model.padded_size(WARM_UP_SIDE, WARM_UP_SIDE)
+    else:
+        height, width = model.height, model.width
+    count = max(1, min(most, limits.pictures, limits.pixels // (height * width)))
+    if isinstance(model, StyleModel):
+        return Order(pictures=(np.zeros((WARM_UP_SIDE, WARM_UP_SIDE, model.channels), np.uint8),) * count)
+    return Order(wishes=tuple(Wish(0, number) for number in range(count)))
 
 
 def _error(status: int, error: LimnerError, headers: Mapping[str, str] | None = None) -> Response:
@@ -305,23 +315,3 @@ def _json(status: int, document: Any, headers: Mapping[str, str] | None = None) 
     return Response(
         orjson.dumps(document), status_code=status, headers=dict(headers or {}), media_type="application/json"
     )
-
-
-def _request_schema() -> dict[str, Any]:
-    """Of POST /invocations, for OpenAPI."""
-    kinds = {int: "integer", float: "number", str: "string"}
-    params: dict[str, dict[str, Any]] = {
-        name: {"type": kinds[type(value)], "default": value} for name, value in DEFAULTS.items()
-    }
-    params["output"]["enum"] = list(get_args(Output))
-    picture = {
-        "oneOf": [{"type": "string", "description": "PNG, JPEG or WebP, base64"}, {"type": "array", "items": {}}]
-    }
-    schema = {
-        "type": "object",
-        "properties": {
-            "inputs": {"type": "array", "items": picture},
-            "params": {"type": "object", "properties": params, "additionalProperties": False},
-        },
-    }
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}

@@ -36,7 +36,8 @@ class ServedModel(PythonModel):
         from limner.scoring import Limits, fulfil
 
         self._model = model = open_model(Path(context.artifacts["export"]))
-        self._limits = Limits()
+        # MLflow has parsed the request already, and hands over arrays, which take no more than the files of pictures.
+        self._limits = Limits(array_pixels=Limits.pixels)
         self._batcher = Batcher(
             partial(fulfil, model), size=BATCH, wait_seconds=WAIT_SECONDS, capacity=CAPACITY, weigh=attrgetter("count")
         )

@@ -20,7 +20,6 @@ from limner.errors import LimnerError, suggest
 from limner.ports import ModelVersion, Movement
 from limner.promotion import ALIAS, CHALLENGER, UNKNOWN, champion_before, refuse_later_movement, refuse_other_champion
 
-CARD = "MODEL_CARD.md"
 ADDRESS = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<number>\d+))")
 
 
@@ -255,12 +254,10 @@ class MlflowRegistry:
 
     def _describe(self, stored: StoredVersion, export: Path) -> None:
         """Give the version its model card, for MLflow's pages; an older export has none."""
-        if not (export / CARD).is_file():
-            return
         from limner.card import short_card
 
-        text = short_card((export / CARD).read_text(encoding="utf-8"))
-        if stored.description != text:
+        text = short_card(export)  # empty for an older export, which has none
+        if text and stored.description != text:
             self.server.client.update_model_version(stored.name, stored.version, description=text)
 
     def _refuse_deleted(self, name: str, number: str) -> None:

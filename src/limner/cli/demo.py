@@ -44,7 +44,8 @@ def demo(
     with tempfile.TemporaryDirectory(prefix="limner-demo-") as uploads:
         os.environ["GRADIO_TEMP_DIR"] = uploads
         try:
-            from limner.demo import build_page, published
+            from limner.demo import build_page
+            from limner.demo_server import published
         except ModuleNotFoundError as error:
             if error.name != "gradio":
                 raise

@@ -41,7 +41,7 @@ def drift(
     samples: Annotated[
         int, typer.Option("--samples", metavar="N", help="So many of the new pictures, drawn at random.")
     ] = 1000,
-    top: Annotated[int, typer.Option("--top", metavar="N", help="Name so many that lie furthest.")] = 5,
+    top: Annotated[int, typer.Option("--top", metavar="N", help="Name so many that lie furthest outside.")] = 5,
     split: Annotated[Literal["train", "validation"], typer.Option("--split", help="Of a packed dataset.")] = "train",
     domain: Annotated[
         str, typer.Option("--domain", metavar="NAME", help="Of a packed dataset.  [default: what the model eats]")
@@ -61,7 +61,7 @@ def drift(
     """Say whether new pictures differ from those that a model was trained on.
 
     They are prepared as those were, and compared with the features that lie beside the exported model. The verdict is
-    `no drift`, `drift` or `too few pictures to say`; the exit status is 0 for each of them.
+    `no drift`, `a small shift`, `drift` or `too few pictures to say`; the exit status is 0 for each of them.
 
     \b
     Example:
@@ -83,12 +83,12 @@ def drift(
     if as_json:
         print_json(asdict(found))
     else:
-        _print(found)
+        _print(found, most_furthest=max(top, MOST_NAMED))
     if fail_on_drift and found.verdict == "drift":
         raise typer.Exit(DRIFTED)
 
 
-def _print(found: Drift) -> None:
+def _print(found: Drift, *, most_furthest: int) -> None:
     from limner.cli.results import print_table
 
     for note in found.notes:
@@ -106,12 +106,14 @@ def _print(found: Drift) -> None:
         for name in found.metrics
         if not name.endswith("_se")
     ]
-    rows.append(("further than 99 % of held-out ones", f"{found.far_share:.1%}", "1%"))
+    rows.append(("further outside than 99 % of held-out ones", f"{found.outlier_share:.1%}", "1%"))
     print_table(("distance to the training pictures", "new", "held-out"), rows)
     if found.furthest:
-        print("furthest from any training picture (1: usual of a held-out one)")
-    for one in found.furthest:
-        print(f"  {one.distance:5.2f}  {one.picture}")
+        print("furthest outside of the training pictures (1: usual of a held-out one)")
+    for one in found.furthest[:most_furthest]:
+        print(f"  {one.factor:5.2f}  {one.picture}")
+    if len(found.furthest) > most_furthest:
+        print(f"  {len(found.furthest) - most_furthest} more; --json names all")
 
 
 def _with_error(values: Mapping[str, float], name: str) -> str:

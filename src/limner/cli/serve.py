@@ -14,6 +14,11 @@ from limner.errors import LimnerError
 app = typer.Typer()
 
 
+def count_cores() -> int:
+    """Those that this process may use, where the system says so (macOS does not)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @app.command()
 def serve(
     model: ExportedModelArgument,
@@ -31,7 +36,13 @@ def serve(
     max_pixels: Annotated[
         int, typer.Option("--max-pixels", metavar="N", min=1, help="Of all pictures of a request together.")
     ] = 2**24,
-    max_bytes: Annotated[int, typer.Option("--max-bytes", metavar="N", min=1, help="Of a request.")] = 2**26,
+    max_array_pixels: Annotated[
+        int, typer.Option("--max-array-pixels", metavar="N", min=1, help="Of those that are arrays, not PNG files.")
+    ] = 2**20,
+    max_bytes: Annotated[int, typer.Option("--max-bytes", metavar="N", min=1, help="Of a request.")] = 2**24,
+    memory_mib: Annotated[
+        int, typer.Option("--memory-mib", metavar="N", min=1, help="For all requests in hand, beside the model's.")
+    ] = 1024,
     threads: Annotated[
         int | None, typer.Option("--threads", metavar="N", min=1, help="Of the model.  [default: all cores but one]")
     ] = None,
@@ -61,12 +72,12 @@ def serve(
     from limner.inference import open_model
     from limner.scoring import Limits
 
-    limits = Limits(pictures=max_count, pixels=max_pixels, bytes=max_bytes)
-    options = ServeOptions(limits, max_batch, max_wait_ms / 1000, max_waiting)
+    limits = Limits(pictures=max_count, pixels=max_pixels, array_pixels=max_array_pixels, bytes=max_bytes)
+    options = ServeOptions(limits, max_batch, max_wait_ms / 1000, max_waiting, memory=memory_mib * 2**20)
     with listen(host, port) as listener:
         opened = open_model(find_exported(model))
         # One core is for HTTP: a model on all of them waits for that one at every layer.
-        torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) - 1))
+        torch.set_num_threads(threads or max(1, count_cores() - 1))
         address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         if as_json:
             print_json({"model": opened.name, "digest": opened.digest, "address": address})

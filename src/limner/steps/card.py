@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
 
-from limner.card import CARD, CURVE, FACTS, PICTURES, SAMPLES, CardContent, render_card
+from limner.card import CardContent, render_card, render_short_card
+from limner.card_files import CARD, CURVE, FACTS, PICTURES, SAMPLES, SHORT
 from limner.curves import events_of, training_png
 from limner.errors import LimnerError
 from limner.exported import PROGRAM, WEIGHTS, read_config
 from limner.journal import read_journal
 from limner.lineage import read_lineage
+from limner.metric_words import with_errors
 from limner.tasks import TRANSLATION
 from limner.trained import CONFIG
 
@@ -29,7 +31,6 @@ FORMATS = {
     "drift.safetensors": ("", "features of training pictures, by which new ones are held against them"),
 }
 """A file -> its name in `parity`, and what it is."""
-COSTS = {"latency_ms": "milliseconds a picture, on the machine that exported it", "size_mib": "MiB of all files"}
 ORIGIN = {
     "git_commit": "commit",
     "git_dirty": "uncommitted changes",
@@ -38,18 +39,24 @@ ORIGIN = {
     "dataset_md5": "dataset, DVC's md5",
     "params_digest": "settings, SHA-256",
     "export_digest": "weights, SHA-256",
+    "init": "begun from",
+    "init_digest": "its weights, SHA-256",
     "run_id": "MLflow run",
     "kubeflow_run": "Kubeflow run",
     **{f"{name}_version": name for name in ("limner", "torch", "torchvision", "numpy", "python")},
     "platform": "platform",
 }
 """Key of the lineage -> what it is called."""
+FOUND_AGAIN_BY = ("git_commit", "dataset_digest", "run_id")
+"""Those of the short card."""
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+"""Channels -> what Pillow calls such pictures."""
 
 
 def write_card(
     folder: Path, *, trained: Path, evaluation: Path, lineage: Mapping[str, str], registered_name: str = ""
 ) -> None:
-    """Write MODEL_CARD.md and its pictures into the folder of an export whose other files are all there.
+    """Write MODEL_CARD.md, its pictures and the short card into the folder of an export whose other files are there.
 
     `trained` and `evaluation` are the folders of the model and of its evaluation, `lineage` is the export's. The same
     files give the same card. Raises LimnerError where the evaluation is none that a card can be made of.
@@ -63,7 +70,7 @@ def write_card(
     journal = read_journal(trained / "journal.jsonl")
     if curve := training_png(journal):
         (pictures / CURVE).write_bytes(curve)
-    metrics = document[document["chosen"]]
+    metrics, protocol, made = document[document["chosen"]], document["protocol"], read_lineage(trained)
     content = CardContent(
         name=config["name"],
         registered_name=registered_name or config["name"],
@@ -74,18 +81,27 @@ def write_card(
         dataset=facts["dataset"],
         data=_data(facts),
         metrics=metrics,
-        protocol=document["protocol"],
-        training=_training(method, read_lineage(trained), folder) | {"moment": str(document["chosen"])},
+        protocol=protocol,
+        training=_training(method, made, folder) | _moment(document["chosen"], journal, made),
         uses=list(_uses(config, facts)),
-        limits=list(_limits(config, facts, metrics, document["protocol"])),
+        not_uses=list(_not_uses(config, facts, metrics)),
+        limits=[
+            *_limits(config, facts, metrics, protocol),
+            *_origins(facts, made),
+            *_selection(document["chosen"], journal, task=config["task"], protocol=protocol),
+        ],
         lineage={words: lineage.get(key, "") for key, words in ORIGIN.items()},
         formats=list(_formats(folder, config.get("parity", {}))),
-        costs={words: f"{config['costs'][key]:.3g}" for key, words in COSTS.items() if key in config.get("costs", {})},
+        origin={ORIGIN[key]: lineage.get(key, "") for key in FOUND_AGAIN_BY},
+        mode=MODES.get(config["image"]["channels"], "RGB"),
+        classes=config["classes"] if _takes_classes(config) else (),
+        costs=_costs(config),
         samples=facts["samples"] if has_samples else "",
         curve=curve is not None,
         events=[f"After {event.images:,} images: {event.sentence}" for event in events_of(journal)],
     )
     (folder / CARD).write_text(render_card(content), encoding="utf-8")
+    (pictures / SHORT).write_text(render_short_card(content), encoding="utf-8")
 
 
 def _facts(evaluation: Path) -> dict[str, Any]:
@@ -116,9 +132,12 @@ def _size(config: Mapping[str, Any]) -> str:
 def _summary(config: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     if config["task"] in TRANSLATION:
         return f"Turns pictures into others: from the sources of the dataset {facts['dataset']} to its targets."
-    asked = any(described["name"] == "labels" for described in config["inputs"])
-    classes = f", of a class that is asked for ({', '.join(config['classes'])})" if asked else ""
+    classes = f", of a class that is asked for ({', '.join(config['classes'])})" if _takes_classes(config) else ""
     return f"Makes {_size(config)} out of noise{classes}, like those of the dataset {facts['dataset']}."
+
+
+def _takes_classes(config: Mapping[str, Any]) -> bool:
+    return any(described["name"] == "labels" for described in config["inputs"])
 
 
 def _data(facts: Mapping[str, Any]) -> dict[str, str]:
@@ -152,7 +171,7 @@ def _training(method: Mapping[str, Any], lineage: Mapping[str, str], folder: Pat
         **networks,
         "loss": str(method.get("loss", "")),
         "numbers in the weights": f"{_weights(folder / WEIGHTS):,}",
-        "images seen": f"{int(seen):,}" if seen.isdecimal() else seen,
+        "images seen, whole training": f"{int(seen):,}" if seen.isdecimal() else seen,
         "seed": lineage.get("seed", ""),
         "device": lineage.get("device", ""),
     }
@@ -179,25 +198,88 @@ def _uses(config: Mapping[str, Any], facts: Mapping[str, Any]) -> Iterator[str]:
             yield "The same seed gives the same pictures; truncation makes them more typical and less varied."
 
 
+def _not_uses(config: Mapping[str, Any], facts: Mapping[str, Any], metrics: Mapping[str, float]) -> Iterator[str]:
+    if config["task"] in TRANSLATION:
+        yield f"Pictures of another kind than the sources of {facts['dataset']}."
+    else:
+        yield f"Pictures of another kind than those of {facts['dataset']}."
+        if metrics.get("sure_share", 1) < 1:
+            real = f"; of real ones {metrics['sure_share_real']:.1%}" if "sure_share_real" in metrics else ""
+            yield f"Where each picture has to be readable: of {metrics['sure_share']:.1%} the class is certain{real}."
+    if metrics.get("label_agreement", 1) < 1:
+        means = "its source shows" if config["task"] in TRANSLATION else "was asked for"
+        yield f"Where each picture has to show what {means}: {1 - metrics['label_agreement']:.1%} are read otherwise."
+
+
 def _limits(
     config: Mapping[str, Any], facts: Mapping[str, Any], metrics: Mapping[str, float], protocol: Mapping[str, str]
 ) -> Iterator[str]:
-    counts = {domain: splits.get("train", 0) for domain, splits in facts["counts"].items()}
-    told = " and ".join(f"{n:,}" + (f" of the {d}" if len(counts) > 1 else "") for d, n in counts.items())
-    yield f"It has learnt from {told} pictures, and from nothing else."
+    yield from facts["warnings"]
     if config["task"] in TRANSLATION:
         yield f"It was trained and judged on {_size(config)}; it takes others, but nobody has judged those here."
     else:
         yield f"It makes {_size(config)}, and no others."
-    yield f"The figures come from {int(protocol['samples']):,} pictures; what they do not say was not measured."
+    yield f"The figures come from {int(protocol['samples']):,} pictures."
     if "copy_share" in metrics:
-        real = (
-            f"; of held-out real pictures {metrics['copy_share_real']:.2%} do" if "copy_share_real" in metrics else ""
-        )
-        copies = f"{metrics['copy_share']:.2%} of its pictures copy one that it has learnt from"
-        yield f"{copies} ({protocol['copy']}){real}."
-    yield from facts["warnings"]
+        shown = with_errors(metrics, protocol)
+        real = f"; of held-out real pictures {shown['copy_share_real']}" if "copy_share_real" in metrics else ""
+        yield f"Copies of a picture that it has learnt from ({protocol['copy']}): {shown['copy_share']}{real}."
     yield from facts["notes"]
+
+
+def _origins(facts: Mapping[str, Any], lineage: Mapping[str, str]) -> Iterator[str]:
+    """What it knows: the pictures, and what the weights knew that it began from."""
+    counts = {domain: splits.get("train", 0) for domain, splits in facts["counts"].items()}
+    told = " and ".join(f"{n:,}" + (f" of the {d}" if len(counts) > 1 else "") for d, n in counts.items())
+    if lineage.get("init"):
+        yield f"It has learnt from {told} pictures, and began from {lineage['init']}: what that had learnt is in it."
+    else:
+        yield f"It has learnt from {told} pictures, and from nothing else."
+
+
+def _moment(chosen: str, journal: Sequence[Mapping[str, Any]], lineage: Mapping[str, str]) -> dict[str, str]:
+    """Which moment is exported, and after how many images it was reached."""
+    seen = lineage.get("images_seen", "")
+    if chosen == "best" and (best := _best_judged(journal)):
+        seen = str(best)
+    return {"exported moment": f"{chosen}, after {int(seen):,} images" if seen.isdecimal() else chosen}
+
+
+def _selection(
+    chosen: str, journal: Sequence[Mapping[str, Any]], *, task: str, protocol: Mapping[str, str]
+) -> Iterator[str]:
+    """What the choice of the moment does to the figures: see `limner.quick_judging` on which pictures it looks at."""
+    if chosen != "best" or not _best_judged(journal):
+        return
+    words = "Its moment was chosen by a quick judgement of the same kind as the figures"
+    if task == "unpaired" and protocol.get("source_split") == "validation":
+        yield f"{words}, of training sources; the figures are of held-out ones."
+    else:
+        yield f"{words}, of the same kind of pictures; that makes them look a little better than they are."
+
+
+def _best_judged(journal: Sequence[Mapping[str, Any]]) -> int:
+    """Images of the quick judgement that was best; 0 where there was none, and the last moment counts as best.
+
+    The first figure of a judgement is the one to get low. What the guard went back from does not count.
+    """
+    judged: list[tuple[float, int]] = []
+    for line in journal:
+        if line.get("event") == "went back":
+            judged = [(value, images) for value, images in judged if images <= line["images"]]
+        figures = [value for name, value in line.get("metrics", {}).items() if name.startswith("quick/")]
+        judged += [(figures[0], line["images"])] if figures else []
+    return min(judged)[1] if judged else 0
+
+
+def _costs(config: Mapping[str, Any]) -> dict[str, str]:
+    costs, image = config.get("costs", {}), config["image"]
+    size = f"{image['width']}x{image['height']}"
+    words = {
+        "latency_ms": f"milliseconds for one picture of {size} on the CPU of the machine that exported it",
+        "size_mib": "MiB of all files",
+    }
+    return {text: f"{costs[key]:.3g}" for key, text in words.items() if key in costs}
 
 
 def _formats(folder: Path, parity: Mapping[str, float]) -> Iterator[tuple[str, str, str]]:

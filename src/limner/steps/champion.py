@@ -1,4 +1,7 @@
-"""The champion, to be shown beside a model that is judged. A registry that is unwell costs a note and some seconds."""
+"""The champion, to be shown beside a model that is judged. A registry that is unwell costs a note and some seconds.
+
+The note is the problem alone: what a server or its client said, the reason, may hold an address with a password.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ def beside_champion(
     try:
         champion = _within(ASK_SECONDS, lambda: registry.champion(registered_name))
     except LimnerError as error:
-        return None, f"It was not compared with a champion: {_told(error)}"
+        return None, f"It was not compared with a champion: {error.problem}"
     if champion is None:
         return None, f"There is no champion of {registered_name} yet."
     unlike = unlike_protocols(judged.evaluation.protocol, champion.protocol) if champion.metrics else []
@@ -55,7 +58,7 @@ def _with_pictures(
             export = _within(FETCH_SECONDS, lambda: registry.fetch(address, Path(place, "export")))
             return replace(rival, sheets=[bench.beside(judged, which, export)])
         except LimnerError as error:
-            return replace(rival, notes=[*rival.notes, f"Its pictures are not here: {_told(error)}"])
+            return replace(rival, notes=[*rival.notes, f"Its pictures are not here: {error.problem}"])
 
 
 def _within(seconds: float, call: Callable[[], T]) -> T:
@@ -80,8 +83,6 @@ def _within(seconds: float, call: Callable[[], T]) -> T:
     if not problems:
         raise LimnerError(f"The model registry did not answer within {seconds:g} seconds.")
     problem = problems[0]
-    raise problem if isinstance(problem, LimnerError) else LimnerError(f"{type(problem).__name__}: {problem}")
-
-
-def _told(error: LimnerError) -> str:
-    return " ".join(part for part in (error.problem, error.why) if part)
+    if isinstance(problem, LimnerError):
+        raise problem
+    raise LimnerError(f"The model registry failed: {type(problem).__name__}.", why=str(problem)) from problem

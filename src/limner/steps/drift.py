@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from limner.drift import FILE_NAME, DriftReference, Judgement, Verdict, judge, read_reference
+from limner.drift import FILE_NAME, DriftReference, Judgement, Outliers, Verdict, judge, read_reference
 from limner.errors import LimnerError, suggest
 from limner.exported import open_config
 from limner.features import Extractor, extract, fit_for
@@ -35,7 +35,7 @@ from limner.sources.stream import decoded
 from limner.sources.tree import SUFFIXES, is_folder, scan_folder, shown
 
 MOST_SAMPLES = 5000
-"""Pictures of which the matrix of similarities, with that of the training pictures, fits into about 0.5 GiB."""
+"""Pictures that the test takes 0.7 GiB for, with 3,000 training pictures: most of it the matrix of similarities."""
 
 Progress = Callable[[int, int], None]
 """Told how many of how many pictures are through."""
@@ -59,20 +59,21 @@ class DriftOptions:
     """Path or address of the extractor's weights, where it has any that no package ships."""
 
     def __post_init__(self) -> None:
-        if not 0.001 <= self.alpha <= 0.5:
-            raise LimnerError(f"--alpha {self.alpha:g} is out of range.", fix="Take 0.001 to 0.5.")
+        # Half of it is the level of each test, and the smallest p-value of 999 permutations is 0.001.
+        if not 0.002 <= self.alpha <= 0.5:
+            raise LimnerError(f"--alpha {self.alpha:g} is out of range.", fix="Take 0.002 to 0.5.")
         for value, low, word in ((self.samples, 1, "--samples"), (self.top, 0, "--top")):
             if not low <= value <= MOST_SAMPLES:
                 raise LimnerError(f"{word} {value} is out of range.", fix=f"Take {low} to {MOST_SAMPLES}.")
 
 
 @dataclass(frozen=True)
-class Far:
-    """A new picture that lies far from all training pictures."""
+class Outlier:
+    """A new picture that lies outside of the training pictures."""
 
     picture: str
-    distance: float
-    """From the nearest training picture; 1 is the median of held-out pictures."""
+    factor: float
+    """How much further from its nearest training pictures than these from theirs; 1: usual of held-out ones."""
 
 
 @dataclass(frozen=True)
@@ -89,14 +90,16 @@ class Drift:
     """... of so many that there are."""
     p_value: float | None
     effect: float | None
-    """How often the discrepancy is what held-out pictures show by chance; at most 1 is a trifle."""
+    """How often the discrepancy is what held-out pictures show by chance; at most 1 is little."""
     metrics: Mapping[str, float]
     """Distances to the training pictures. `<metric>_se` is a standard error."""
     held_out: Mapping[str, float]
     """The same of held-out pictures, of as many where there are as many."""
-    furthest: tuple[Far, ...]
-    far_share: float
-    """Of the pictures that lie further than 99 of 100 held-out ones do."""
+    outlier_share: float
+    """Of the pictures that lie further outside than 99 of 100 held-out ones do."""
+    outlier_p_value: float | None
+    furthest: tuple[Outlier, ...]
+    """Those that lie furthest outside: so many as were asked for, and all outliers where these are too many."""
     notes: tuple[str, ...]
     set_aside: tuple[Mapping[str, str], ...]
     """Pictures and other files that are not among them: name, reason and count."""
@@ -138,8 +141,9 @@ def check_drift(
         effect=found.effect,
         metrics=found.figures,
         held_out=found.held_out,
-        furthest=_furthest(seen.names, found.distances, options.top),
-        far_share=float((found.distances > found.far).double().mean()),
+        outlier_share=found.outliers.share,
+        outlier_p_value=found.outliers.p_value,
+        furthest=_furthest(seen.names, found.outliers, options),
         notes=tuple(_notes(found, seen, total)),
         set_aside=tuple(seen.set_aside),
         protocol={
@@ -308,9 +312,12 @@ def _see(
     return _Seen(names, torch.cat(features) if features else torch.empty(0, 0), set_aside, done - len(names))
 
 
-def _furthest(names: list[str], distances: Tensor, top: int) -> tuple[Far, ...]:
-    order = torch.argsort(distances, descending=True, stable=True)[:top].tolist()
-    return tuple(Far(names[place], float(distances[place])) for place in order)
+def _furthest(names: list[str], found: Outliers, options: DriftOptions) -> tuple[Outlier, ...]:
+    top = options.top
+    if found.p_value is not None and found.p_value <= options.alpha / 2:
+        top = max(top, int((found.factors > found.limit).sum()))
+    order = torch.argsort(found.factors, descending=True, stable=True)[:top].tolist()
+    return tuple(Outlier(names[place], float(found.factors[place])) for place in order)
 
 
 def _notes(found: Judgement, seen: _Seen, total: int) -> Iterator[str]:
@@ -324,5 +331,5 @@ def _notes(found: Judgement, seen: _Seen, total: int) -> Iterator[str]:
     same = len(seen.names) - len(torch.unique(seen.features, dim=0))
     if same:
         yield f"{same} of them are copies of others: the test takes them for pictures of their own, and is too sure."
-    if not math.isfinite(found.far):
-        yield "There are no held-out pictures to tell by what is far."
+    if not math.isfinite(found.outliers.limit):
+        yield "There are no held-out pictures to tell by what lies outside."

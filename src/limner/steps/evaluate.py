@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from limner.card import FACTS, PICTURES, SAMPLES
+from limner.card_files import FACTS, PICTURES, SAMPLES
 from limner.data import refuse_other_task
 from limner.drift import FILE_NAME as DRIFT_REFERENCE
 from limner.drift import write_reference

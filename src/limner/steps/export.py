@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from limner.card import CARD, FACTS, PICTURES
+from limner.card_files import CARD, FACTS, PICTURES
 from limner.drift import FILE_NAME as DRIFT_REFERENCE
 from limner.errors import LimnerError
 from limner.exported import PROGRAM, load_vetted

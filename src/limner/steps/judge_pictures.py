@@ -18,6 +18,7 @@ from limner.features import Extractor
 from limner.inference import GenerativeModel, open_generator, truncate
 from limner.metric_words import HEADLINES
 from limner.packing import PackedDataset
+from limner.picture_report import safeguards
 from limner.pixels import bands, grid, to_uint8
 from limner.ports import Ports
 from limner.randomness import generator
@@ -109,7 +110,7 @@ class PictureBench:
                 )
             )
         sheets.append(nearest_sheet(judged, train, words=("pictures", "real pictures")))
-        return Exhibits(sheets, HEADLINES, specimen=generated)
+        return Exhibits(sheets, HEADLINES, safeguards=list(safeguards(judged.evaluation.metrics)), specimen=generated)
 
     def beside(self, judged: Judged, which: Which, champion: Path) -> Sheet:
         """Pictures of the same seeds as the champion's; both drawn as applications draw them."""

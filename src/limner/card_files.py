@@ -1,0 +1,10 @@
+"""What the files of a model card are called; those of an evaluation that it is made of, too."""
+
+CARD, PICTURES = "MODEL_CARD.md", "card"
+"""The card, and the folder beside it with what belongs to it."""
+CURVE, SAMPLES = "curve.png", "samples.png"
+"""In that folder: the training curve, what the model makes."""
+SHORT = "SHORT.md"
+"""The card as a description of few words."""
+FACTS = "facts.json"
+"""In the same folder of an evaluation: what the card has to know of it."""
