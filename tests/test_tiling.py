@@ -1,5 +1,7 @@
 """A large picture in tiles: no seams, within the memory, close to what the whole picture would have given."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -218,9 +220,7 @@ def test_reach_is_what_the_convolutions_see():
 def test_a_network_that_looks_at_the_whole_picture_has_no_reach(model):
     found = program(Global())
     assert measure_reach(found, channels=3, multiple=4, smallest=16) is None
-    everywhere = model.__class__(
-        found, 3, model.traits.__class__(4, 16, None, 100.0), CPU, torch.float32, digest="global"
-    )
+    everywhere = replace(model, program=found, traits=model.traits.__class__(4, 16, None, 100.0))
     assert everywhere.stylize(texture(64, 64)).shape == (64, 64, 3)
     with pytest.raises(LimnerError, match=r"(?s)does not fit.*cannot be done in parts.*Allow 1 MiB"):
         everywhere.stylize(texture(64, 64), memory=100 * 1000)

@@ -57,7 +57,7 @@ def test_a_model_that_is_not_better_is_registered_and_held(local: LocalRun, cham
     assert "tiny-gan: hold." in said
     now = client(local).get_model_version_by_alias("tiny-gan", "champion")
     assert str(now.version) == str(before.version) == "1"
-    assert client(local).get_model_version("tiny-gan", "2").aliases == []
+    assert client(local).get_model_version("tiny-gan", "2").aliases == ["challenger"]
 
 
 def test_a_model_beyond_a_limit_is_rejected_and_nothing_is_made_of_it(
