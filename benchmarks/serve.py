@@ -258,7 +258,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         rows = measure(addresses, exported, options)
     result = {
         "machine": describe_machine(),
-        "model": str(options.export or f"as initialised, width {options.width}, {options.size}x{options.size}"),
+        "model": options.export.name
+        if options.export
+        else f"as initialised, width {options.width}, {options.size}x{options.size}",
         "at_once": options.at_once,
         "rows": rows,
     }
