@@ -24,17 +24,11 @@ import pytest
 import typer
 from PIL import Image
 
-from limner.adapters.untracked import UntrackedRegistry, UntrackedTracker
 from limner.errors import LimnerError
 from limner.inference import open_generator, open_translator
-from limner.lineage import file_sha256, read_lineage, write_lineage
-from limner.methods import load_method
+from limner.lineage import read_lineage, write_lineage
 from limner.picture_files import PictureFile
-from limner.ports import Ports
-from limner.settings import ExportSettings, ModelSettings, TrainSettings
-from limner.steps.export import export
-from limner.tasks import PictureShape
-from limner.trained import save_config, save_product
+from tests.exports import export_generator
 from tests.translators import RESNET, export_translator
 
 pytest.importorskip("gradio", reason="gradio is not installed: pip install 'limner[demo]'")
@@ -51,33 +45,9 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 800}
 
 
-def export_generator(folder: Path) -> Path:
-    """A generator of three classes with random weights, as `limner export` leaves it."""
-    import torch
-
-    loaded, shape = load_method("gan"), PictureShape(1, 16, 16, classes=len(CLASSES))
-    params = loaded.params.model_validate({"name": "gan", "generator": {"name": "dcgan", "latent": 8, "width": 8}})
-    model, evaluation = folder / "model", folder / "evaluation"
-    model.mkdir(parents=True)
-    evaluation.mkdir()
-    torch.manual_seed(0)
-    save_config(model, params, shape, CLASSES)
-    save_product(model / "best", loaded.build(params, shape).product())
-    write_lineage(model, {"step": "train", "model": "toy", "run_id": "", "dataset_digest": "0" * 64})
-    (evaluation / "metrics.json").write_text(json.dumps({"chosen": "best"}))
-    write_lineage(evaluation, {"export_digest": file_sha256(model / "best" / "model.safetensors")})
-    settings = ModelSettings(
-        dataset="toy", method=params, train=TrainSettings(kimg=1), export=ExportSettings(formats=["pt2"])
-    )
-    ports = Ports(UntrackedTracker(), UntrackedRegistry(), progress=lambda *_: None, cache=folder / "cache")
-    return export(
-        settings, name="toy", model=model, evaluation=evaluation, output=folder / "export", ports=ports
-    ).output
-
-
 @pytest.fixture(scope="module")
 def generator(tmp_path_factory):
-    return export_generator(tmp_path_factory.mktemp("generator"))
+    return export_generator(tmp_path_factory.mktemp("generator"), classes=CLASSES)
 
 
 @pytest.fixture(scope="module")
